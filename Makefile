@@ -1,0 +1,72 @@
+# Each target works on a machine with Python >= 3.11 (pip, venv), git and make; the rest is installed from the lock.
+
+PYTHON ?= python3
+VENV   ?= .venv
+RUN    := $(VENV)/bin
+PIP    := $(RUN)/python -m pip --disable-pip-version-check --quiet
+LOCKS  := requirements/build.txt requirements/run.txt requirements/dev.txt
+
+.PHONY: help demo test integration backends lint types imports check bench soak lock test-lowest clean
+
+help:            ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 16
+
+$(VENV)/run.stamp: requirements/build.txt requirements/run.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
+	@test -x $(RUN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --require-hashes -r requirements/build.txt -r requirements/run.txt
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/dev.stamp: $(VENV)/run.stamp requirements/dev.txt
+	$(PIP) install --require-hashes -r requirements/dev.txt
+	@touch $@
+
+demo: $(VENV)/run.stamp ## three agents at work, live in this terminal; no key, no network, no server
+	@$(RUN)/otel-agentbus demo
+
+test: $(VENV)/dev.stamp ## the unit tests, with the coverage gate
+	$(RUN)/python -m pytest -q -m "not integration" --ignore=tests/integration --cov --cov-report=term:skip-covered
+
+backends: $(VENV)/dev.stamp ## build the real Collector and Jaeger (needs Go); cached by version outside the tree
+	$(RUN)/python -m tests.integration.build_backends
+
+integration: $(VENV)/dev.stamp ## the tests against the real Collector and Jaeger
+	$(RUN)/python -m pytest -q tests/integration
+
+lint: $(VENV)/dev.stamp ## ruff: rules and format
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+
+types: $(VENV)/dev.stamp ## mypy, strict, package and tests
+	$(RUN)/mypy
+
+imports: $(VENV)/dev.stamp ## the import contract: data flows one way
+	$(RUN)/lint-imports
+
+check: lint types imports ## all that needs no run
+
+bench: $(VENV)/dev.stamp ## the numbers, as ratios within one run, against the targets
+	$(RUN)/python -m benchmarks
+
+lock: ## renew the locks (needs uv)
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		requirements/build.in --output-file requirements/build.txt $(UPGRADE)
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		pyproject.toml --output-file requirements/run.txt $(UPGRADE)
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		pyproject.toml --group dev --constraint requirements/run.txt --constraint requirements/build.txt \
+		--output-file requirements/dev.txt $(UPGRADE)
+
+.venv-lowest/stamp: pyproject.toml requirements/lowest.txt
+	@test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r requirements/build.txt
+	.venv-lowest/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r requirements/lowest.txt
+	.venv-lowest/bin/python -m pip --disable-pip-version-check --quiet install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+test-lowest: .venv-lowest/stamp ## the unit tests with the lowest versions that we say we work with
+	.venv-lowest/bin/python -m pytest -q -m "not integration" --ignore=tests/integration --ignore=tests/adapters
+
+clean:           ## remove what these targets made here
+	rm -rf .venv .venv-lowest .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage dist build

@@ -1,0 +1,333 @@
+"""How a block lives: begin once, be current in between, end once, however it is left.
+
+Nothing here raises into the program, and without a bus blocks keep the lineage and emit nowhere.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+import inspect
+import logging
+import time
+from collections.abc import Callable, MutableMapping
+from concurrent.futures import CancelledError as FutureCancelled
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypeVar
+
+from .events import Event
+from .invocation import Frame, enclosing, enter, leave, top
+from .streams import AsyncStream, SyncStream
+
+if TYPE_CHECKING:
+    from .events import Outcome
+
+_log = logging.getLogger("otel_agentbus.blocks")
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Tracing(Protocol):
+    """What the bus hands to the blocks, so that they can speak OpenTelemetry without importing it."""
+
+    def decide(self, start: Event, root_id: str) -> tuple[str | None, str | None]:
+        """Ask the sampler about a new tree: the outer trace with the decision, and the trace state."""
+
+    def open(self, block: Any, start: Event) -> Any:
+        """Make the block's span current in the caller; gives it back."""
+
+    def close(self, block: Any, end: Event) -> None:
+        """Make the caller's previous span current again; what user code set on the block's span goes into `end`."""
+
+    def inject(self, carrier: MutableMapping[str, str]) -> None:
+        """Write the W3C trace context that is current here into a carrier."""
+
+    def link(self, traceparent: str | None) -> Any:
+        """A link to the span that a traceparent names, as it travels in an event; None where it names none."""
+
+    def continued(self, traceparent: str | None) -> str | None:
+        """The `trace` of a tree that goes on here."""
+
+    def enter_remote(self, traceparent: str | None, tracestate: str | None) -> Callable[[], None] | None:
+        """Make the remote span current here; gives back how to leave it."""
+
+
+class Runtime(Protocol):
+    """The bus, as far as blocks know it."""
+
+    source: str
+
+    def ambient(self) -> Frame | None:
+        """The living block whose span is current here, where somebody carried the OpenTelemetry context only."""
+
+    @property
+    def tracing(self) -> Tracing | None:
+        """How blocks speak OpenTelemetry; None where telemetry is switched off."""
+
+    def emit(self, event: Event) -> None:
+        """Stamp and route an event; never raises."""
+
+
+class Clock:
+    """The two clocks of blocks: the wall's for when, the monotonic one for how long. Tests may set their own."""
+
+    __slots__ = ("perf_counter_ns", "time_ns")
+
+    def __init__(self) -> None:
+        self.time_ns: Callable[[], int] = time.time_ns
+        self.perf_counter_ns: Callable[[], int] = time.perf_counter_ns
+
+
+clock = Clock()
+
+
+class _Installed:
+    """The bus that blocks emit to, one in a process."""
+
+    __slots__ = ("runtime",)
+
+    def __init__(self) -> None:
+        self.runtime: Runtime | None = None
+
+
+_installed = _Installed()
+
+
+def install(runtime: Runtime | None) -> Runtime | None:
+    """Let blocks emit to this bus from now on; gives back the one before."""
+    before, _installed.runtime = _installed.runtime, runtime
+    return before
+
+
+def installed() -> Runtime | None:
+    """The bus that blocks emit to now."""
+    return _installed.runtime
+
+
+def describe(error: BaseException) -> tuple[Outcome, str | None, str | None]:
+    """How a block ends that this exception leaves: cancelled where it is no `Exception`, with nothing else said."""
+    if not isinstance(error, Exception) or isinstance(error, FutureCancelled):
+        return "cancelled", None, None
+    kind = type(error)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    try:
+        message = str(error)
+    except Exception:  # noqa: BLE001 - a broken __str__ of the program's must not become our exception
+        message = ""
+    return "error", name, message
+
+
+def _failed(what: str) -> None:
+    _log.warning("The %s of a block could not be told", what, exc_info=True)
+
+
+_ENVELOPE = frozenset(Event.__dataclass_fields__)
+
+
+def recordable_in(cls: type[Event]) -> frozenset[str]:
+    """The names that `record()` takes for an end event of this class."""
+    return (frozenset(cls.__dataclass_fields__) - _ENVELOPE - {"event", "duration"}) | {"channel"}
+
+
+_NEW, _RUNNING, _OVER = 0, 1, 2
+
+
+class Block(Frame):
+    """What agent, llm and tool blocks have in common: begin once, end once, be current in between."""
+
+    #: The kind of its span, as the ids' contract names it.
+    kind: ClassVar[Literal["agent", "llm", "tool"]]
+    #: The field names of the end event that `record()` takes; any other name becomes an attribute of the event.
+    recordable: ClassVar[frozenset[str]] = frozenset()
+
+    id: str = ""
+    #: The defaults of a run's model calls.
+    provider: str | None = None
+    model: str | None = None
+    runtime: Runtime | None = None
+    #: The OpenTelemetry span that is current inside, or None without a bus.
+    span: Any = None
+    #: The OpenTelemetry context in which it began: the baggage that `on_start` of span processors will see.
+    base: Any = None
+    started_ns: int = 0
+    _began: int = 0
+    _state: int = _NEW
+    _source: str | None = None
+    _fields: dict[str, Any] | None = None
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    def start(self) -> Self:
+        """Begin by hand, where a `with` does not fit; `end()` must follow. A second start has no effect."""
+        if self._state != _NEW:
+            return self
+        self._state = _RUNNING
+        runtime = self.runtime = _installed.runtime
+        frame = enclosing()
+        if frame is None and runtime is not None:
+            frame = runtime.ambient()
+        self._place(frame)
+        self._began = clock.perf_counter_ns()
+        self.started_ns = clock.time_ns()
+        event = None if runtime is None else self._tell_start(runtime)
+        enter(self, frame)
+        if event is not None and runtime is not None:
+            runtime.emit(event)
+        return self
+
+    def _tell_start(self, runtime: Runtime) -> Event | None:
+        try:
+            event = self._starting()
+            event.time_ns = self.started_ns
+            event.origin = self
+            self._source = runtime.source
+            tracing = runtime.tracing
+            if tracing is not None:
+                if self.invocation.trace is None:  # the top of a tree: decided before anybody else sees this lineage
+                    self._decide(tracing, event)
+                self.span = tracing.open(self, event)
+        except Exception:  # noqa: BLE001 - whatever goes wrong in telling must not reach the program
+            _failed("start")
+            return None
+        return event
+
+    def _decide(self, tracing: Tracing, event: Event) -> None:
+        run = self.invocation
+        trace, tracestate = tracing.decide(event, run.root_id)
+        object.__setattr__(run, "trace", trace)
+        object.__setattr__(run, "tracestate", tracestate)
+        event.trace, event.tracestate = trace, tracestate
+
+    def end(self, error: BaseException | None = None) -> None:
+        """End by hand, with the exception that ended it, if one did. A second end has no effect."""
+        if self._state != _RUNNING:
+            return
+        self._state = _OVER
+        elapsed = clock.perf_counter_ns() - self._began
+        leave(self)
+        runtime = self.runtime
+        if runtime is None:
+            return
+        try:
+            event = self._tell_end(runtime, elapsed, error)
+        except Exception:  # noqa: BLE001 - whatever goes wrong in telling must not reach the program
+            _failed("end")
+        else:
+            if runtime.source == self._source:  # else this is a fork's child: the parent will tell of the end
+                runtime.emit(event)
+
+    def _tell_end(self, runtime: Runtime, elapsed: int, error: BaseException | None) -> Event:
+        fields = self._fields or {}
+        if error is not None:
+            outcome, kind, message = describe(error)
+            fields.setdefault("outcome", outcome)
+            fields.setdefault("error_type", kind)
+            fields.setdefault("error_message", message)
+        event = self._ending(elapsed / 1e9, fields)
+        event.time_ns = self.started_ns + elapsed
+        tracing = runtime.tracing
+        if tracing is not None:
+            tracing.close(self, event)
+        return event
+
+    def record(self, **fields: Any) -> Self:
+        """Fill the end event: its fields by name, anything else as an attribute."""
+        if self._fields is None:
+            self._fields = {}
+        if fields.keys() <= self.recordable:
+            self._fields.update(fields)
+        else:
+            for name, value in fields.items():
+                if name in self.recordable:
+                    self._fields[name] = value
+                else:
+                    more = value if name == "attributes" and isinstance(value, dict) else {name: value}
+                    self._fields["attributes"] = {**self._fields.get("attributes", {}), **more}
+        return self
+
+    def stream(self, generator: Any) -> Any:
+        """As `stream(generator, self)`."""
+        return stream(generator, self)
+
+    @property
+    def local_id(self) -> str:
+        """The part of its span id that is its own: nothing for a run, the call's id for a call."""
+        return self.id
+
+    # -- what the kinds of blocks fill in -----------------------------------------------------------------------------
+
+    def _place(self, frame: Frame | None) -> None:
+        raise NotImplementedError
+
+    def _starting(self) -> Event:
+        raise NotImplementedError
+
+    def _ending(self, duration: float, fields: dict[str, Any]) -> Event:
+        raise NotImplementedError
+
+    def _fresh(self) -> Self:
+        raise NotImplementedError
+
+    # -- ways to use it -----------------------------------------------------------------------------------------------
+
+    __enter__ = start
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        self.end(error)
+
+    async def __aenter__(self) -> Self:
+        return self.start()
+
+    async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        self.end(error)
+
+    def __call__(self, function: F) -> F:
+        """Decorate: every call (or every iteration, for generators) is a block of its own."""
+        return _decorated(self, function)
+
+
+def _decorated(block: Block, function: F) -> F:
+    if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
+
+        @functools.wraps(function)
+        def generating(*args: Any, **kwargs: Any) -> Any:
+            return stream(function(*args, **kwargs), block._fresh())
+
+        return generating  # type: ignore[return-value]  # a wrapper keeps its function's signature
+
+    if inspect.iscoroutinefunction(function):
+
+        @functools.wraps(function)
+        async def awaiting(*args: Any, **kwargs: Any) -> Any:
+            with block._fresh():
+                return await function(*args, **kwargs)
+
+        return awaiting  # type: ignore[return-value]  # a wrapper keeps its function's signature
+
+    @functools.wraps(function)
+    def calling(*args: Any, **kwargs: Any) -> Any:
+        with block._fresh():
+            return function(*args, **kwargs)
+
+    return calling  # type: ignore[return-value]  # a wrapper keeps its function's signature
+
+
+def stream(generator: Any, block: Block | None = None) -> Any:
+    """Step a generator (sync or async) in the context of this call, one resumption at a time, without a task.
+
+    Whatever the generator holds across its yields (blocks, spans of anybody) never shows in the consumer, and is left
+    in the context where it was entered. With a `block` (not yet started) the stream is that block: it begins here, its
+    first chunk is measured, and it ends exactly once: ok at the generator's end, cancelled when the consumer leaves
+    early or is cancelled or forgets the stream, error when the generator raises. Without one, the first chunk is
+    measured for the model call that is current here. The generator sees this context as it is now; what it sets in
+    context variables of its own stays with it.
+    """
+    context = contextvars.copy_context()
+    if block is not None:
+        context.run(block.start)
+        first, ended = getattr(block, "first_chunk", None), block.end
+    else:
+        first, ended = getattr(top(), "first_chunk", None), None
+    kind = AsyncStream if hasattr(generator, "__anext__") else SyncStream
+    return kind(
+        generator if hasattr(generator, "__next__") or kind is AsyncStream else iter(generator), context, first, ended
+    )

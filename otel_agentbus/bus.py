@@ -1,0 +1,391 @@
+"""connect() and Bus: the only place where the parts meet."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any, Self
+
+from opentelemetry.metrics import MeterProvider
+from opentelemetry.trace import Tracer, TracerProvider
+
+from . import contract
+from .attachment import process
+from .errors import ConfigurationError, UnreadableEvent
+from .events import Event
+from .invocation import Frame
+from .router import OnError, Router, Subscription
+from .settings import Settings
+from .stamping import Stamp
+from .telemetry.content import ContentPolicy, Redact
+from .telemetry.conventions import Conventions
+from .telemetry.current import CallerTracing
+from .telemetry.ids import Ids
+from .telemetry.live import LiveTracing
+from .telemetry.metrics import MetricsBridge
+from .telemetry.providers import Pipeline, build
+from .telemetry.pump import Pump
+from .telemetry.spans import SpanBridge
+from .telemetry.tracer import can_prepare, our_tracer
+from .telemetry.writer import begin_with
+
+_log = logging.getLogger("otel_agentbus.bus")
+
+
+_route = Router.emit
+
+
+class _StampingRouter(Router):
+    """A router that stamps what it emits, so that `bus.router` and `bus` are the same door."""
+
+    def __init__(self, stamp: Stamp, is_valid: Callable[[Event], bool] | None, on_error: OnError | None) -> None:
+        super().__init__(on_error=on_error)
+        self._stamp = stamp
+        self._is_valid = is_valid
+        self.refused = 0
+
+    def emit(self, event: Event) -> None:
+        """Stamp the event, then hand it to whoever listens; never raises, never blocks."""
+        try:
+            if self._is_valid is None or self._is_valid(event):
+                self._stamp(event)
+            else:
+                return
+        except Exception:  # noqa: BLE001 - whatever an emitter hands us as an event must not come back to it
+            self.refused += 1
+            _log.warning("What cannot be stamped is no event, and is dropped: %s", type(event).__name__)
+        else:
+            _route(self, event)
+
+
+class Bus:
+    """The observer of an application: events in by its router, spans and metrics out in the background.
+
+    Made by `connect()`. As a context manager it closes itself. Whatever happens in it never reaches the agent.
+    """
+
+    def __init__(
+        self, settings: Settings, pipeline: Pipeline, *, redact: Redact | None, on_error: OnError | None
+    ) -> None:
+        self.settings = settings
+        self.counts: Counter[str] = Counter()
+        self.uses = 0
+        self._arguments: tuple[object, ...] | None = None
+        self._closed = False
+        self._lock = threading.RLock()
+        self._build: Callable[[], Pipeline] | None = None
+        self._pipeline = pipeline
+        self._tracer: Tracer | None = None
+        self._spans: SpanBridge | None = None
+        self._metrics: MetricsBridge | None = None
+        self._conventions = Conventions(settings.conventions)
+        self._ids = Ids(settings.id_key.get_secret_value())
+        self._policy = ContentPolicy(
+            capture=settings.capture_content,
+            max_bytes=settings.content_max_bytes,
+            redact=redact,
+            error_text=settings.error_text,
+        )
+        caller = CallerTracing(self._find_tracer, self._ids, begin_with(self._conventions))
+        #: How blocks speak OpenTelemetry; None where telemetry is switched off.
+        self.tracing: CallerTracing | None = None if settings.sdk_disabled else caller
+        self._stamp = Stamp(caller.decide)
+        #: The name of this bus in this process; a child of a fork has another.
+        self.source = self._stamp.source
+        self._pump = Pump(settings.queue_size, (self._to_spans, self._to_metrics), self._idle)
+        self.router = _StampingRouter(self._stamp, self._is_valid if settings.validate_events else None, on_error)
+        #: Stamp and hand out one event: time, lineage, source and number where unset. Never raises, never blocks.
+        self.emit: Callable[[Event], None] = self.router.emit
+        self._wire()
+
+    # -- the way in ----------------------------------------------------------------------------------------------------
+
+    def emit_async(self, event: Event) -> Awaitable[None]:
+        """As `emit`; awaiting it waits for this event's async handlers."""
+        return self.router.emit_async(event)
+
+    def publish(self, name: str, data: dict[str, Any] | None = None) -> None:
+        """Emit an event of the application's own."""
+        self.router.publish(name, data or {})
+
+    def subscribe(self, handler: Callable[..., Any], *what: Any, **options: Any) -> Subscription:
+        """See `Router.subscribe`."""
+        return self.router.subscribe(handler, *what, **options)
+
+    def on(self, *what: Any, **options: Any) -> Callable[[Any], Any]:
+        """See `Router.on`."""
+        return self.router.on(*what, **options)
+
+    def once(self, *what: Any, **options: Any) -> Callable[[Any], Any]:
+        """See `Router.once`."""
+        return self.router.once(*what, **options)
+
+    def ambient(self) -> Frame | None:
+        """The living block whose span is current here, where somebody carried the OpenTelemetry context only."""
+        return None if self.tracing is None else self.tracing.ambient()
+
+    def _is_valid(self, event: Event) -> bool:
+        try:
+            contract.validate(event)
+        except UnreadableEvent as error:
+            self.counts["invalid"] += 1
+            _log.warning("An invalid event is dropped: %s", error)
+            return False
+        return True
+
+    def _keeper(self) -> Callable[[Event], None]:
+        """The one way to the sinks: content is scrubbed, rendered or removed here, before it waits anywhere."""
+        apply, keep = self._policy.apply, self._pump.keep
+        return lambda event: keep(apply(event))
+
+    # -- the way out ---------------------------------------------------------------------------------------------------
+
+    def _wire(self) -> None:
+        """Build the bridges over the providers that there are."""
+        settings, pipeline = self.settings, self._pipeline
+        if self._spans is None and pipeline.tracer_provider is not None and not settings.sdk_disabled:
+            tracer = our_tracer(pipeline.tracer_provider)
+            if can_prepare(tracer):
+                self._spans = SpanBridge(
+                    pipeline.tracer_provider,
+                    conventions=settings.conventions,
+                    capture=settings.capture_content,
+                    id_key=settings.id_key.get_secret_value(),
+                    grace=settings.grace,
+                    max_open_spans=settings.max_open_spans,
+                )
+            else:
+                self.tracing = LiveTracing(tracer, self._ids, self._conventions, self._policy)
+            self._tracer = tracer
+        if self._metrics is None and pipeline.meter_provider is not None and not settings.sdk_disabled:
+            self._metrics = MetricsBridge(
+                pipeline.meter_provider, conventions=settings.conventions, health=self._vital_numbers
+            )
+
+    def _find_tracer(self) -> Tracer | None:
+        """Our tracer; asked at the top of each tree, because an application may set its provider after connecting."""
+        if self._tracer is None and not self._closed:
+            self._resolve()
+        return self._tracer
+
+    def _resolve(self) -> None:
+        with self._lock:
+            if self._pipeline.resolve():
+                self._wire()
+                process.close_at_exit(self)  # to run before the provider's own exit
+
+    def _to_spans(self, event: Event) -> None:
+        if self._spans is not None:
+            self._spans(event)
+
+    def _to_metrics(self, event: Event) -> None:
+        if self._metrics is not None:
+            self._metrics(event)
+
+    def _idle(self) -> None:
+        if self._spans is not None and not self._pump.ring:
+            self._spans.tick()
+
+    # -- life ----------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin: listen to everything, start the background."""
+        if not self.settings.sdk_disabled:
+            self.router.subscribe(self._keeper(), priority=-1_000_000)
+            self._pump.start()
+
+    def flush(self, timeout: float = 10.0) -> bool:
+        """Hand over what was emitted until now, and export it where the pipeline is ours; whether all that was done.
+
+        Nothing is judged incomplete: what is open stays open. An application's own provider flushes itself.
+        """
+        deadline = time.monotonic() + timeout
+        drained = self.router.drain(timeout)
+        drained = self._pump.drain(deadline) and drained
+        if self._spans is not None:
+            self._spans.flush()
+        return self._flush_pipeline(deadline) and drained
+
+    def _flush_pipeline(self, deadline: float) -> bool:
+        pipeline = self._pipeline
+        if not (pipeline.owns_traces or pipeline.owns_metrics):
+            return True
+        flushed: list[bool] = []
+
+        def work() -> None:
+            flushed.append(pipeline.force_flush(max(deadline - time.monotonic(), 0.01)))
+
+        return self._pump.run(work, deadline) and flushed == [True]
+
+    def close(self, timeout: float | None = None) -> bool:
+        """The last of the `connect()`s ends: hand over everything, judge what is open, shut down what is ours.
+
+        Takes at most `timeout` seconds (`AGENTBUS_EXIT_TIMEOUT`), whatever the endpoint does. Gives whether all was
+        delivered.
+        """
+        with self._lock:
+            self.uses -= 1
+            if self.uses > 0 or self._closed:
+                return True
+            self._closed = True
+        process.forget(self)
+        return self._shut_down(time.monotonic() + (self.settings.exit_timeout if timeout is None else timeout))
+
+    def _shut_down(self, deadline: float) -> bool:
+        done = self.router.drain(max(deadline - time.monotonic(), 0))
+        done = self._pump.drain(deadline) and done
+        if self._spans is not None:
+            self._spans.close()
+        pipeline = self._pipeline
+        if pipeline.owns_traces or pipeline.owns_metrics:
+            lost = [True]
+
+            def work() -> None:
+                left = max(deadline - time.monotonic(), 0.01)
+                lost[0] = not pipeline.force_flush(left)
+                pipeline.shutdown(left)
+
+            if not self._pump.run(work, deadline):
+                pipeline.cut()
+            done = done and not lost[0]
+        if self._metrics is not None:
+            self._metrics.close()
+        self._pump.stop()
+        self.router.close()
+        return done
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def after_fork(self) -> None:
+        """In the child: a new source with nothing of the parent's in it, and exporters of its own."""
+        if self._closed:
+            return
+        self._lock = threading.RLock()
+        self._stamp.renew()
+        self.source = self._stamp.source
+        self.counts.clear()
+        self._spans = self._tracer = None
+        if self._metrics is not None:
+            self._metrics.forget()
+        if self._build is not None and (self._pipeline.owns_traces or self._pipeline.owns_metrics):
+            self._metrics = None
+            self._pipeline.abandon()
+            self._pipeline = self._build()
+        self._wire()
+        if not self.settings.sdk_disabled:
+            self._pump.after_fork()
+
+    # -- how it is -----------------------------------------------------------------------------------------------------
+
+    def health(self) -> dict[str, Any]:
+        """The delivery receipt: what was emitted, what became of it, and what was lost where."""
+        spans = self._spans.health() if self._spans is not None else {}
+        return {
+            "source": self.source,
+            "traces": self._pipeline.description.get("traces"),
+            "metrics": self._pipeline.description.get("metrics"),
+            "events": {
+                "emitted": self._stamp.emitted,
+                "queued": len(self._pump.ring),
+                "dropped": {"queue_full": self._pump.dropped, "invalid": self.counts["invalid"] + self.router.refused},
+                "duplicate": spans.get("duplicate", 0),
+                "skipped": spans.get("skipped", 0),
+                "unknown": spans.get("unknown", 0),
+            },
+            "spans": {
+                "open": spans.get("open", 0),
+                "interrupted": spans.get("interrupted", 0),
+                "failed": spans.get("failed", 0),
+                "exported": sum(d.delivered for d in self._pipeline.deliveries if d.signal == "traces"),
+                "lost": sum(d.failed + d.rejected for d in self._pipeline.deliveries if d.signal == "traces"),
+            },
+            "handlers": {"failures": self.router.failures, "slow_emits": self.router.slow_emits},
+            "endpoints": dict(self._pipeline.endpoints),
+        }
+
+    def _vital_numbers(self) -> dict[str, Any]:
+        now = self.health()
+        return {
+            "events": {key: now["events"][key] for key in ("emitted", "dropped", "duplicate", "skipped", "unknown")},
+            "spans": {key: now["spans"][key] for key in ("open", "interrupted", "exported")},
+            "handler": {"failures": now["handlers"]["failures"]},
+        }
+
+
+def connect(
+    *,
+    tracer_provider: TracerProvider | None = None,
+    meter_provider: MeterProvider | None = None,
+    set_global: bool | None = None,
+    validate: bool | None = None,
+    instrument: str | tuple[str, ...] | list[str] | None = None,
+    redact: Redact | None = None,
+    on_error: OnError | None = None,
+    settings: Settings | None = None,
+) -> Bus:
+    """Attach the one observer of this process, and give it back.
+
+    Spans and metrics go to the providers given, else to the application's global ones if it has set some (nothing is
+    added to them), else by OTLP as the standard `OTEL_*` variables say, else nowhere. Connecting again gives the same
+    bus; the last `close()` closes it. Arguments beat the environment.
+
+    Args:
+        tracer_provider: where spans go, instead of what is found.
+        meter_provider: where metrics go, instead of what is found.
+        set_global: install the providers that we build as OpenTelemetry's global ones.
+        validate: check every emitted event against the contract (for development; invalid ones are counted, not sent).
+        instrument: the frameworks to observe: names such as "pydantic-ai", or "auto".
+        redact: called with the field's name and the scrubbed content wherever content is captured; returns what stays.
+        on_error: called with (subscription, event, exception) when a handler fails.
+        settings: made by hand instead of read from the environment.
+
+    Raises:
+        ConfigurationError: a setting is wrong, or this process is connected with other arguments.
+        UnsupportedFramework: `instrument` names what cannot be instrumented.
+
+    """
+    arguments = (tracer_provider, meter_provider, set_global, validate, _names(instrument), redact, on_error, settings)
+    with process.lock:
+        connected = process.bus
+        if isinstance(connected, Bus):
+            if any(argument is not None for argument in arguments) and connected._arguments not in (None, arguments):
+                raise ConfigurationError(
+                    "connect() was called with other arguments than before in this process: "
+                    "close the first bus, or connect once with everything"
+                )
+            connected.uses += 1
+            return connected
+        chosen = settings or Settings(
+            validate_events=validate, set_global=set_global, instrument=_names(instrument) or None
+        )
+
+        def pipeline() -> Pipeline:
+            return build(chosen, tracer_provider=tracer_provider, meter_provider=meter_provider, set_global=set_global)
+
+        bus = Bus(chosen, pipeline(), redact=redact, on_error=on_error)
+        bus._build = pipeline
+        bus._arguments = arguments
+        process.attach(bus)
+        _instrument(chosen.instrument)
+    return bus
+
+
+def _names(instrument: str | tuple[str, ...] | list[str] | None) -> tuple[str, ...] | None:
+    if instrument is None:
+        return None
+    return tuple(instrument.split(",")) if isinstance(instrument, str) else tuple(instrument)
+
+
+def _instrument(names: tuple[str, ...]) -> None:
+    if names:
+        from . import adapters
+
+        for name in adapters.auto() if "auto" in names else names:
+            adapters.instrument(name)

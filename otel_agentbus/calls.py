@@ -1,0 +1,196 @@
+"""Model and tool calls as blocks: they belong to a run, or stand alone as the root of their own tree."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .blocks import Block, clock, recordable_in
+from .events import Event, LlmRequest, LlmResponse, ToolCall, ToolCallStart
+from .invocation import Boundary, Frame, Invocation, mint_call_id
+
+
+class CallBlock(Block):
+    """What model and tool calls share: they belong to a run, or stand alone as the root of their own tree."""
+
+    _attributes: dict[str, Any]
+    _run: Block | None
+    _within: str | None = None
+
+    def _place(self, frame: Frame | None) -> None:
+        run = self._run
+        if run is None:
+            self._run = run_of(frame)
+        elif frame is None or frame.invocation is not run.invocation:
+            frame = run
+        if not self.id:
+            self.id = mint_call_id()
+        if frame is None or isinstance(frame, Boundary):
+            self.invocation = Invocation("", root_id=self.id)
+        else:
+            self.invocation = frame.invocation
+            self._within = frame.call
+            if self.invocation.remote:
+                self._attributes = {**self._attributes, "agentbus.span": {"parent_remote": True}}
+
+    def _stand(self, event: Event) -> None:
+        """Give the event its lineage; set one by one, since a keyword argument costs three times as much."""
+        lineage = self.invocation
+        event.invocation_id = lineage.id or None
+        event.parent_invocation_id = lineage.parent_id
+        event.root_invocation_id = lineage.root_id
+        event.parent_call_id = self._within
+        event.attempt = lineage.attempt
+        event.agent = lineage.agent
+        event.channel = lineage.channel
+        event.conversation_id = lineage.conversation_id
+        event.trace = lineage.trace
+        event.tracestate = lineage.tracestate
+
+
+class LlmBlock(CallBlock):
+    """One call of a model."""
+
+    kind = "llm"
+    recordable = recordable_in(LlmResponse) - {"call_id"}
+    _first_chunk: float | None = None
+
+    def __init__(
+        self,
+        run: Block | None,
+        model: str | None = None,
+        *,
+        provider: str | None = None,
+        call_id: str | None = None,
+        operation: str = "chat",
+        stream: bool | None = None,
+        messages: Any = None,
+        messages_count: int | None = None,
+        parameters: dict[str, Any] | None = None,
+        **attributes: Any,
+    ) -> None:
+        if call_id is not None:
+            self.id = call_id if isinstance(call_id, str) else str(call_id)
+        self._run = run
+        self.model = model
+        self._provider = provider
+        self._operation = operation
+        self._stream = stream
+        self._messages = messages
+        self._messages_count = messages_count
+        self._parameters = parameters
+        self._attributes = attributes
+
+    def first_chunk(self) -> None:
+        """The first chunk of the answer is here; called by `stream`, or by hand. Later calls have no effect."""
+        if self._first_chunk is None:
+            self._first_chunk = (clock.perf_counter_ns() - self._began) / 1e9
+
+    def _starting(self) -> Event:
+        run = self._run
+        self.call = "llm:" + self.id
+        if run is not None:
+            self.model = self.model or run.model
+            self._provider = self._provider or run.provider
+        event = LlmRequest(
+            model_provider=self._provider or "",
+            model=self.model or "",
+            messages_count=_count(self._messages) if self._messages_count is None else self._messages_count,
+            call_id=self.id,
+            operation=self._operation,
+        )
+        event.stream = self._stream
+        event.messages = self._messages
+        event.parameters = self._parameters
+        event.attributes = self._attributes
+        self._stand(event)
+        return event
+
+    def _ending(self, duration: float, fields: dict[str, Any]) -> Event:
+        if self._first_chunk is not None:
+            fields.setdefault("time_to_first_chunk", self._first_chunk)
+        event = LlmResponse(
+            model_provider=self._provider or "",
+            model=self.model or "",
+            duration=duration,
+            success=succeeded(fields),
+            call_id=self.id,
+        )
+        self._stand(event)
+        for name, value in fields.items():
+            setattr(event, name, value)
+        return event
+
+    def _fresh(self) -> LlmBlock:
+        return LlmBlock(
+            self._run,
+            self.model,
+            provider=self._provider,
+            operation=self._operation,
+            stream=self._stream,
+            messages=self._messages,
+            messages_count=self._messages_count,
+            parameters=self._parameters,
+            **self._attributes,
+        )
+
+
+class ToolBlock(CallBlock):
+    """One call of a tool. An agent that runs inside it is nested under it."""
+
+    kind = "tool"
+    recordable = recordable_in(ToolCall) - {"tool", "tool_call_id"}
+
+    def __init__(
+        self,
+        run: Block | None,
+        name: str,
+        *,
+        tool_call_id: str | None = None,
+        arguments: Any = None,
+        **attributes: Any,
+    ) -> None:
+        if tool_call_id is not None:
+            self.id = tool_call_id if isinstance(tool_call_id, str) else str(tool_call_id)
+        self._run = run
+        self.name = name if isinstance(name, str) else str(name)
+        self._arguments = arguments
+        self._attributes = attributes
+
+    def _starting(self) -> Event:
+        self.call = f"tool:{self.id}" if self.id.startswith(("llm:", "tool:")) else self.id
+        event = ToolCallStart(tool=self.name, tool_call_id=self.id, arguments=self._arguments)
+        event.attributes = self._attributes
+        self._stand(event)
+        return event
+
+    def _ending(self, duration: float, fields: dict[str, Any]) -> Event:
+        event = ToolCall(tool=self.name, tool_call_id=self.id, duration=duration, success=succeeded(fields))
+        event.arguments = self._arguments
+        self._stand(event)
+        for name, value in fields.items():
+            setattr(event, name, value)
+        return event
+
+    def _fresh(self) -> ToolBlock:
+        return ToolBlock(self._run, self.name, arguments=self._arguments, **self._attributes)
+
+
+def succeeded(fields: dict[str, Any]) -> bool:
+    """What the recorded fields say of the call's success: as told, else what follows from outcome and error."""
+    success = fields.get("success")
+    if success is None:
+        return fields.get("outcome") in (None, "ok") and fields.get("error_type") is None
+    return bool(success)
+
+
+def run_of(frame: Frame | None) -> Block | None:
+    """The agent block to which this frame belongs, if that runs in this process."""
+    while frame is not None:
+        if isinstance(frame, Block) and frame.kind == "agent":
+            return frame
+        frame = frame.parent
+    return None
+
+
+def _count(messages: Any) -> int:
+    return len(messages) if isinstance(messages, (list, tuple)) else int(messages is not None)

@@ -1,0 +1,54 @@
+"""LOOK: the command line `otel-agentbus`; each command's module is imported on use, so that `--help` is fast."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import typer
+from typer.core import TyperCommand
+
+from otel_agentbus._version import __version__
+
+
+class LazyCommand(TyperCommand):
+    """A name and a line of help; the command itself is `otel_agentbus.cli.<name>.<name>`, imported on use."""
+
+    # Any, because typer's contexts are click's in some versions and its own in others.
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """Hand over to the real command, its options and its help included."""
+        assert self.name is not None  # given at registration
+        function = getattr(import_module(f"otel_agentbus.cli.{self.name}"), self.name)
+        alone = typer.Typer(add_completion=False)
+        alone.command(self.name)(function)
+        return typer.main.get_command(alone).make_context(info_name, args, parent, **extra)
+
+
+app = typer.Typer(
+    name="otel-agentbus",
+    help="What your AI agents did, as OpenTelemetry spans and metrics.",
+    no_args_is_help=True,
+    add_completion=False,
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"otel-agentbus {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version."),
+) -> None:
+    """What your AI agents did, as OpenTelemetry spans and metrics."""
+
+
+def _register(name: str, meaning: str) -> None:
+    @app.command(name, cls=LazyCommand, help=meaning)
+    def placeholder() -> None: ...
+
+
+_register("demo", "Run a scripted program of three agents and watch its trace grow; no network, no key.")
+_register("doctor", "Say which settings are in force, whether the endpoint answers, and what is wrong.")

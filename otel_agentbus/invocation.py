@@ -1,0 +1,265 @@
+"""Who is running: the lineage of an agent run, the current one, and how it is carried into threads.
+
+One context variable holds an immutable chain of small frames. Leaving marks a frame as ended and sets the variable to
+the nearest frame that still lives; a token is never reset, so nothing here can fail in a foreign context, and a context
+that leaked heals itself.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+import inspect
+import itertools
+import os
+import sys
+import threading
+import uuid
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from .streams import in_context
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """One run of one agent, and where it stands in the tree of runs. Immutable; safe to keep and to hand on.
+
+    `path` has the agents' names from the root to this run. `trace` and `tracestate` have the outer trace and the
+    sampling decision, made once for the whole tree; `parent_call_id` is the caller's call block, if it ran in one.
+    """
+
+    id: str
+    parent_id: str | None = None
+    root_id: str = ""
+    agent: str | None = None
+    path: tuple[str, ...] = ()
+    attempt: int = 1
+    conversation_id: str | None = None
+    channel: str | None = None
+    trace: str | None = None
+    tracestate: str | None = None
+    parent_call_id: str | None = None
+    #: Whether it runs in another process, and is known here by a carrier.
+    remote: bool = False
+
+    @property
+    def is_root(self) -> bool:
+        """Whether no other run called this one."""
+        return self.parent_id is None
+
+    @property
+    def depth(self) -> int:
+        """How many runs stand above this one; 0 for a root."""
+        return max(len(self.path) - 1, 0)
+
+    @classmethod
+    def root(cls, id: str | None = None, *, agent: str | None = None, **fields: Any) -> Invocation:
+        """A run that nobody called, with the caller's id or a new one."""
+        id = id or mint_invocation_id()
+        return cls(id, None, id, agent, (agent,) if agent else (), **fields)
+
+    def child(self, id: str | None = None, *, agent: str | None = None, **fields: Any) -> Invocation:
+        """A run that this one calls: same root, same trace, same conversation and channel unless told otherwise."""
+        return Invocation(
+            id or mint_invocation_id(),
+            self.id or None,
+            self.root_id,
+            agent,
+            (*self.path, agent) if agent else self.path,
+            conversation_id=fields.pop("conversation_id", None) or self.conversation_id,
+            channel=fields.pop("channel", None) or self.channel,
+            trace=self.trace,
+            tracestate=self.tracestate,
+            **fields,
+        )
+
+    @classmethod
+    def rehydrate(cls, id: str, root_id: str | None = None, **fields: Any) -> Invocation:
+        """A run of another process or job, as far as a carrier tells; its own parent is not tracked."""
+        return cls(id, None, root_id or id, remote=True, **fields)
+
+    def run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call `function` with this run as the current one, and give back what it returns."""
+        frame = Frame(self)
+        enter(frame, top())
+        try:
+            return function(*args, **kwargs)
+        finally:
+            leave(frame)
+
+    def push(self) -> Frame:
+        """Make this run the current one until it is popped."""
+        frame = Frame(self)
+        enter(frame, top())
+        return frame
+
+    @staticmethod
+    def pop(frame: Frame | None = None) -> None:
+        """End exactly that frame, even where it is not on top, or the topmost one; without effect if it is gone."""
+        frame = frame or top()
+        if frame is not None and not frame.ended:
+            leave(frame)
+
+    @staticmethod
+    def flush() -> None:
+        """Forget every run here: the boundary between two jobs of one worker."""
+        _current.set(None)
+
+    def attempted(self, attempt: int) -> Invocation:
+        """The same run, tried again."""
+        return replace(self, attempt=attempt)
+
+
+class Frame:
+    """One entry of the chain: a run, or a call block inside it (`call` is then its name for `parent_call_id`)."""
+
+    call: str | None = None
+    ended: bool = False
+    parent: Frame | None = None
+    #: The thread and task in which a run began; calls have their run's.
+    owner: tuple[int, int] | None = None
+
+    def __init__(self, invocation: Invocation, call: str | None = None) -> None:
+        self.invocation = invocation
+        self.call = call
+        self.owner = owner()
+
+
+class Boundary(Frame):
+    """A place where no run is, and new roots begin, each with these links to the outside."""
+
+    def __init__(self, links: list[Any]) -> None:
+        super().__init__(Invocation(""))
+        self.links = links
+
+
+_current: ContextVar[Frame | None] = ContextVar("otel_agentbus.invocation", default=None)
+
+
+def top() -> Frame | None:
+    """The nearest frame here that still lives."""
+    frame = _current.get()
+    while frame is not None and frame.ended:
+        frame = frame.parent
+    return frame
+
+
+def enclosing() -> Frame | None:
+    """The frame under which something that starts now belongs.
+
+    That is the nearest living one. Where all have ended, a task or thread that outlives its run still belongs to it; in
+    the run's own task an ended frame is a leak (an abandoned generator), and is passed over.
+    """
+    frame = _current.get()
+    if frame is None or not frame.ended:
+        return frame
+    ended = frame
+    while frame is not None and frame.ended:
+        frame = frame.parent
+    if frame is not None:
+        return frame
+    frame = ended
+    while frame is not None and frame.owner is None:
+        frame = frame.parent
+    return None if frame is None or frame.owner == owner() else ended
+
+
+def enter(frame: Frame, parent: Frame | None) -> None:
+    """Make `frame` the current one, below `parent`."""
+    frame.parent = parent
+    _current.set(frame)
+
+
+def leave(frame: Frame) -> None:
+    """End `frame`, wherever it stands in the chain and in whatever context this is called."""
+    frame.ended = True
+    if _current.get() is frame:
+        above = frame.parent
+        while above is not None and above.ended:
+            above = above.parent
+        _current.set(above)
+
+
+def owner() -> tuple[int, int]:
+    """The thread and the task that run this code."""
+    asyncio = sys.modules.get("asyncio")
+    task = None
+    if asyncio is not None and asyncio._get_running_loop() is not None:
+        task = asyncio.current_task()
+    return threading.get_ident(), 0 if task is None else id(task)
+
+
+def current() -> Invocation | None:
+    """The run that is going on here, or None."""
+    frame = top()
+    if frame is None or not frame.invocation.id:  # a call that stands alone has a lineage, but no run
+        return None
+    return frame.invocation
+
+
+class _Mint:
+    """Ids of calls: a prefix that is new in every process and after every fork, and a counter."""
+
+    __slots__ = ("call_id",)
+
+    call_id: Callable[[], str]
+
+    def __init__(self) -> None:
+        self.renew()
+        os.register_at_fork(after_in_child=self.renew)
+
+    def renew(self) -> None:
+        prefix, count = os.urandom(6).hex() + "-", itertools.count(1)
+        self.call_id = lambda: f"{prefix}{next(count)}"
+
+
+_mint = _Mint()
+
+
+def mint_call_id() -> str:
+    """A new id for a model or tool call, unique across processes."""
+    return _mint.call_id()
+
+
+def mint_invocation_id() -> str:
+    """A new id for a run: 128 random bits from the operating system, whatever `random.seed` was told."""
+    return uuid.uuid4().hex
+
+
+def carry(function: Callable[P, R]) -> Callable[P, R]:
+    """Bind the run that is current now, and all else in this context, to a callable that runs elsewhere, later.
+
+    For a thread, a pool or a callback that copies no context. A coroutine function stays one. Each call has a copy of
+    the context of its own, so that calls may overlap.
+    """
+    context = contextvars.copy_context()
+    if inspect.iscoroutinefunction(function):
+
+        @functools.wraps(function)
+        async def carried_coroutine(*args: P.args, **kwargs: P.kwargs) -> Any:
+            return await in_context(context.copy(), function, *args, **kwargs)
+
+        return carried_coroutine  # type: ignore[return-value]  # a coroutine function in, a coroutine function out
+
+    @functools.wraps(function)
+    def carried(*args: P.args, **kwargs: P.kwargs) -> R:
+        return context.copy().run(function, *args, **kwargs)
+
+    return carried
+
+
+class InvocationExecutor(ThreadPoolExecutor):
+    """A thread pool whose `submit` and `map` carry the current run into the worker threads."""
+
+    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        """As `ThreadPoolExecutor.submit`, with the run that is current at this moment."""
+        return super().submit(carry(fn), *args, **kwargs)

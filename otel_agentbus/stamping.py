@@ -1,0 +1,107 @@
+"""What every event gets when it is emitted: its time, its lineage from the run that is current, its source and number.
+
+Events of blocks come with time and lineage. Events of other producers may bring ids of their own (`turn_id`s, say): for
+those a bounded memory keeps what their first event told, so that every later one carries its whole lineage, and the
+loss of one moves no other.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+from .events import AgentEnd, AgentStart, Event
+from .invocation import Frame, Invocation, top
+
+#: How many foreign runs are remembered.
+FOREIGN_RUNS = 4096
+
+#: Asks the sampler about a tree: the `trace` and the `tracestate` of its events.
+Decide = Callable[[Event, str], tuple[str | None, str | None]]
+
+
+class Stamp:
+    """Stamps the events of one bus in one process."""
+
+    __slots__ = ("_decide", "_foreign", "_seq", "next_seq", "source")
+
+    def __init__(self, decide: Decide | None = None) -> None:
+        self._decide = decide
+        self.renew()
+
+    def renew(self) -> None:
+        """Become a new source: at the start, and in every child of a fork."""
+        self.source = os.urandom(8).hex()
+        self._seq = itertools.count()
+        self.next_seq: Callable[[], int] = self._seq.__next__
+        self._foreign: OrderedDict[str, Invocation] = OrderedDict()
+
+    @property
+    def emitted(self) -> int:
+        """How many events this source has numbered so far."""
+        return int(self._seq.__reduce__()[1][0])
+
+    def __call__(self, event: Event) -> None:
+        """Fill in what is unset; the number comes last, so that it has no gaps."""
+        if event.time_ns is None:
+            event.time_ns = time.time_ns()
+        if event.root_invocation_id is None:
+            self._lineage(event)
+        if event.source is None:
+            event.source = self.source
+            event.seq = self.next_seq()
+
+    def _lineage(self, event: Event) -> None:
+        frame = top()
+        if event.invocation_id is not None:
+            self._fill(event, self._run_of(event, frame))
+        elif frame is not None and not isinstance(event, (AgentStart, AgentEnd)):
+            self._fill(event, frame.invocation)
+            if event.parent_call_id is None:
+                event.parent_call_id = frame.call
+        # Else no ids at all: the bridge makes one run of everything between a start and an end.
+
+    def _run_of(self, event: Event, frame: Frame | None) -> Invocation:
+        """The run that a foreign id means, as its first event told of it."""
+        run_id = event.invocation_id or ""
+        if frame is not None and frame.invocation.id == run_id:
+            return frame.invocation
+        known = self._foreign.get(run_id)
+        if known is not None:
+            self._foreign.move_to_end(run_id)
+            return known
+        known = self._foreign[run_id] = self._new_run(event, run_id, frame)
+        if len(self._foreign) > FOREIGN_RUNS:
+            self._foreign.popitem(last=False)
+        return known
+
+    def _new_run(self, event: Event, run_id: str, frame: Frame | None) -> Invocation:
+        parent_id, call = event.parent_invocation_id, event.parent_call_id
+        parent = self._foreign.get(parent_id) if parent_id is not None else None
+        if parent is None and frame is not None and parent_id in (None, frame.invocation.id):
+            parent, call = frame.invocation, call or frame.call
+        if parent is not None:
+            return parent.child(run_id, agent=event.agent, parent_call_id=call)
+        run = Invocation(run_id, parent_id, parent_id or run_id, event.agent, parent_call_id=call)
+        if event.trace is None and self._decide is not None:
+            trace, tracestate = self._decide(event, run.root_id)
+            object.__setattr__(run, "trace", trace)  # before anybody else can see it
+            object.__setattr__(run, "tracestate", tracestate)
+        return run
+
+    def _fill(self, event: Event, run: Invocation) -> None:
+        event.root_invocation_id = run.root_id
+        event.invocation_id = run.id or None
+        event.parent_invocation_id = event.parent_invocation_id or run.parent_id
+        event.agent = event.agent or run.agent
+        event.channel = event.channel or run.channel
+        event.conversation_id = event.conversation_id or run.conversation_id
+        event.trace = event.trace or run.trace
+        event.tracestate = event.tracestate or run.tracestate
+        if event.attempt == 1:
+            event.attempt = run.attempt
+        if isinstance(event, (AgentStart, AgentEnd)):
+            event.parent_call_id = event.parent_call_id or run.parent_call_id

@@ -1,0 +1,250 @@
+"""Stepping generators and coroutines in a context of their own, one resumption at a time, without a task.
+
+A generator that holds a block (or anybody's context manager) across `yield` would otherwise set it in whatever context
+happens to resume it. Here each resumption runs in the one context that was captured when the stream was made: the
+consumer's context is never touched, tokens are always reset where they were set, `asyncio.current_task()` stays what it
+is, and timeouts and cancel scopes across a `yield` work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from contextvars import Context
+
+T = TypeVar("T")
+
+#: Told once how the stream ended: None for its own end, else the exception that ended it.
+Ended = Callable[[BaseException | None], None]
+
+
+class _Steps(Coroutine[Any, Any, Any]):
+    """A coroutine-like that resumes `inner` inside `context`, whoever awaits it."""
+
+    __slots__ = ("context", "inner")
+
+    def __init__(self, context: Context, inner: Any) -> None:
+        self.context = context
+        self.inner = inner
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self
+
+    def __iter__(self) -> _Steps:
+        return self
+
+    def __next__(self) -> Any:
+        return self.context.run(self.inner.send, None)
+
+    def send(self, value: Any) -> Any:
+        return self.context.run(self.inner.send, value)
+
+    def throw(self, *error: Any) -> Any:
+        return self.context.run(self.inner.throw, *error)
+
+    def close(self) -> None:
+        self.context.run(self.inner.close)
+
+
+async def in_context(context: Context, function: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any) -> T:
+    """Await `function(...)` with every one of its steps inside `context`."""
+    result: T = await _Steps(context, context.run(function, *args, **kwargs).__await__())
+    return result
+
+
+class _Life:
+    """What happens once in a stream's life: its first chunk and its end."""
+
+    __slots__ = ("ended", "first", "over")
+
+    def __init__(self, first: Callable[[], None] | None, ended: Ended | None) -> None:
+        self.first = first
+        self.ended = ended
+        self.over = False
+
+    def chunk(self) -> None:
+        if self.first is not None:
+            first, self.first = self.first, None
+            first()
+
+    def end(self, error: BaseException | None) -> None:
+        if not self.over:
+            self.over = True
+            if self.ended is not None:
+                self.ended(error)
+
+
+class SyncStream(Iterator[T]):
+    """A generator or iterator that runs in its own context and tells its end exactly once."""
+
+    def __init__(
+        self, source: Iterator[T], context: Context, first: Callable[[], None] | None = None, ended: Ended | None = None
+    ) -> None:
+        self._source = source
+        self._context = context
+        self._life = _Life(first, ended)
+
+    def __iter__(self) -> SyncStream[T]:
+        return self
+
+    def __next__(self) -> T:
+        return self._step(next, self._source)
+
+    def send(self, value: Any) -> T:
+        """As `generator.send`."""
+        return self._step(self._source.send, value)  # type: ignore[attr-defined]  # only where the source has it
+
+    def throw(self, *error: Any) -> T:
+        """As `generator.throw`."""
+        return self._step(self._source.throw, *error)  # type: ignore[attr-defined]  # only where the source has it
+
+    def _step(self, resume: Callable[..., T], *args: Any) -> T:
+        try:
+            value = self._context.run(resume, *args)
+        except StopIteration:
+            self._end(None)
+            raise
+        except BaseException as error:
+            self._end(error)
+            raise
+        self._life.chunk()
+        return value
+
+    def close(self) -> None:
+        """Leave the stream early: the source is closed, the outcome is cancelled."""
+        close = getattr(self._source, "close", None)
+        try:
+            if close is not None:
+                self._context.run(close)
+        except BaseException as error:
+            self._end(error)
+            raise
+        self._end(GeneratorExit())
+
+    def _end(self, error: BaseException | None) -> None:
+        self._context.run(self._life.end, error)
+
+    def __enter__(self) -> SyncStream[T]:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if not self._life.over and not sys.is_finalizing():
+            self.close()
+
+
+class AsyncStream(AsyncIterator[T]):
+    """An async generator or iterator that runs in its own context and tells its end exactly once."""
+
+    def __init__(
+        self,
+        source: AsyncIterator[T],
+        context: Context,
+        first: Callable[[], None] | None = None,
+        ended: Ended | None = None,
+    ) -> None:
+        self._source = source
+        self._context = context
+        self._life = _Life(first, ended)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._begun = False
+
+    def __aiter__(self) -> AsyncStream[T]:
+        return self
+
+    def __anext__(self) -> Awaitable[T]:
+        return self._drive(self._source.__anext__)
+
+    def asend(self, value: Any) -> Awaitable[T]:
+        """As `agen.asend`."""
+        return self._drive(self._source.asend, value)  # type: ignore[attr-defined]  # only where the source has it
+
+    def athrow(self, *error: Any) -> Awaitable[T]:
+        """As `agen.athrow`."""
+        return self._drive(self._source.athrow, *error)  # type: ignore[attr-defined]  # only where the source has it
+
+    async def _drive(self, method: Callable[..., Awaitable[T]], *args: Any) -> T:
+        try:
+            value: T = await _Steps(self._context, self._begin(method, *args))
+        except StopAsyncIteration:
+            self._end(None)
+            raise
+        except BaseException as error:
+            self._end(error)
+            raise
+        self._life.chunk()
+        return value
+
+    def _begin(self, method: Callable[..., Awaitable[T]], *args: Any) -> Any:
+        """Start one step. The first one would register the *source* with the event loop's hooks, which close it from
+        a task of their own, outside its context: they are hidden from it, and this stream takes its place.
+        """
+        if self._begun:
+            return self._context.run(method, *args).__await__()
+        self._begun = True
+        self._loop = asyncio._get_running_loop()
+        hooks = sys.get_asyncgen_hooks()
+        if hooks.firstiter is not None:
+            hooks.firstiter(self)  # type: ignore[arg-type]  # asyncio asks no more of it than aclose()
+        sys.set_asyncgen_hooks(None, None)
+        try:
+            step = self._context.run(method, *args)
+        finally:
+            sys.set_asyncgen_hooks(*hooks)
+        return step.__await__()
+
+    async def aclose(self) -> None:
+        """Leave the stream early: the source is closed in its own context, the outcome is cancelled."""
+        close = getattr(self._source, "aclose", None)
+        try:
+            if close is not None:
+                await _Steps(self._context, self._begin(close))
+        except BaseException as error:
+            self._end(error)
+            raise
+        self._end(GeneratorExit())
+
+    def _end(self, error: BaseException | None) -> None:
+        self._context.run(self._life.end, error)
+
+    async def __aenter__(self) -> AsyncStream[T]:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    def __del__(self) -> None:
+        if self._life.over or sys.is_finalizing():
+            return
+        close = getattr(self._source, "aclose", None)
+        if close is None or not self._begun:
+            self._end(GeneratorExit())
+        elif self._loop is None or self._loop.is_closed():
+            _close_now(close, self._context, self._life)
+        else:  # the collector may run in any thread
+            closing = _close_later(close, self._context, self._life)
+            self._loop.call_soon_threadsafe(self._loop.create_task, closing)
+
+
+async def _close_later(close: Callable[[], Awaitable[None]], context: Context, life: _Life) -> None:
+    """Close the source of a stream that was dropped, on the loop that it ran on."""
+    try:
+        await _Steps(context, context.run(close).__await__())
+    finally:
+        context.run(life.end, GeneratorExit())
+
+
+def _close_now(close: Callable[[], Awaitable[None]], context: Context, life: _Life) -> None:
+    """Run an async cleanup to its end or its first real wait; no loop is left to wait with."""
+    step = context.run(close).__await__()
+    try:
+        context.run(step.send, None)
+    except (StopIteration, RuntimeError):
+        pass
+    context.run(life.end, GeneratorExit())

@@ -1,0 +1,95 @@
+"""Each source's events in the order in which they were emitted: by `seq`, each once, gaps waited for and then skipped.
+
+Below a source's watermark everything has been applied, so what comes again from there is a duplicate, and no memory of
+single events is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from ..events import Event
+
+#: How long a gap is waited for.
+GAP_NS = 250_000_000
+#: How many events are held behind a gap at the most.
+GAP_EVENTS = 1024
+
+
+@dataclass(slots=True)
+class _Queue:
+    """One source: the next number to apply, and what came too early."""
+
+    next_seq: int = 0
+    held: dict[int, Event] = field(default_factory=dict)
+    since_ns: int = 0
+
+
+class Ordering:
+    """Holds back what came too early; gives each event once, in order."""
+
+    def __init__(self) -> None:
+        self._queues: dict[str, _Queue] = {}
+        self.duplicates = 0
+        self.skipped = 0
+
+    @property
+    def held(self) -> int:
+        """How many events wait behind a gap."""
+        return sum(len(queue.held) for queue in self._queues.values())
+
+    def push(self, event: Event, now_ns: int) -> Iterator[Event]:
+        """Take one event; gives those whose turn it is. An event without a number has no order and no double."""
+        seq = event.seq
+        if event.source is None or seq is None:
+            yield event
+            return
+        queue = self._queues.get(event.source)
+        if queue is None:
+            queue = self._queues[event.source] = _Queue()
+        if seq == queue.next_seq and not queue.held:  # the common case
+            queue.next_seq += 1
+            yield event
+            return
+        if seq < queue.next_seq or seq in queue.held:
+            self.duplicates += 1
+            return
+        if not queue.held:
+            queue.since_ns = now_ns
+        queue.held[seq] = event
+        if len(queue.held) > GAP_EVENTS:
+            self._skip_to_first(queue)
+        yield from self._ready(queue, now_ns)
+
+    def expire(self, now_ns: int) -> Iterator[Event]:
+        """Give up on gaps that have been waited for long enough."""
+        for queue in list(self._queues.values()):
+            if queue.held and now_ns - queue.since_ns >= GAP_NS:
+                self._skip_to_first(queue)
+                yield from self._ready(queue, now_ns)
+
+    def drain(self) -> Iterator[Event]:
+        """Give all that is held, the sources by the time of their first event, each in its own order."""
+        waiting = [queue for queue in self._queues.values() if queue.held]
+        waiting.sort(key=lambda queue: _age(queue.held[min(queue.held)]))
+        for queue in waiting:
+            while queue.held:
+                self._skip_to_first(queue)
+                yield from self._ready(queue, 0)
+
+    def _skip_to_first(self, queue: _Queue) -> None:
+        first = min(queue.held)
+        self.skipped += max(first - queue.next_seq, 0)
+        queue.next_seq = max(queue.next_seq, first)
+
+    def _ready(self, queue: _Queue, now_ns: int) -> Iterator[Event]:
+        held = queue.held
+        while (event := held.pop(queue.next_seq, None)) is not None:
+            queue.next_seq += 1
+            queue.since_ns = now_ns  # what is left waits for another gap
+            yield event
+
+
+def _age(event: Event) -> tuple[int, str, int]:
+    return event.time_ns or 0, event.source or "", event.seq or 0

@@ -1,0 +1,283 @@
+"""Bounded series: whatever names come in, a metric has only so many attribute sets, and its sums stay right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
+from threading import RLock
+from typing import Generic, TypeVar
+from weakref import WeakKeyDictionary
+
+from opentelemetry.metrics import CallbackOptions, Histogram, MeterProvider, Observation
+
+from otel_agentbus._version import __version__
+
+from . import names
+from .attributes import text
+from .names import Metric
+from .vitals import Vitals
+
+#: How long a name may be in a metric, and how many different ones an attribute may have.
+NAME_LENGTH = 128
+NAMES = 200
+#: The SDK folds what exceeds 2,000 attribute sets of an instrument into one without names; we stay below it.
+SETS = 1900
+OTHER = "other"
+
+_CACHED = 4096
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class Names:
+    """The values of one attribute: the first so many as they are, all later ones together."""
+
+    __slots__ = ("_clean", "_known", "_limit", "attribute", "other")
+
+    def __init__(
+        self,
+        attribute: str,
+        limit: int = NAMES,
+        clean: Callable[[object], str | None] = text,
+        other: str = OTHER,
+    ) -> None:
+        self.attribute = attribute
+        self.other = other
+        self._clean = clean
+        self._limit = limit
+        self._known: set[str] = set()
+
+    def of(self, value: object) -> str | None:
+        """The value as the metric may show it; None where there is none."""
+        found = self._clean(value)
+        if found is None:
+            return None
+        found = found[:NAME_LENGTH]
+        if found in self._known:
+            return found
+        if len(self._known) >= self._limit:
+            return self.other
+        self._known.add(found)
+        return found
+
+    def folded(self, value: str | None) -> bool:
+        """Whether this is what all later names became, and not a name itself."""
+        return value == self.other and value not in self._known
+
+
+class Labels:
+    """One attribute set, made once and then shared by everything that is measured under it."""
+
+    __slots__ = ("attributes", "folded")
+
+    def __init__(self, attributes: dict[str, str], *, folded: bool) -> None:
+        self.attributes = attributes
+        self.folded = folded
+
+
+class Dimensions:
+    """From the values that an event has to one of at most so many attribute sets."""
+
+    def __init__(self, *attributes: Names, limit: int = SETS) -> None:
+        self.overflowed = 0
+        self._names = attributes
+        self._limit = limit
+        self._lock = RLock()
+        self._cache: dict[tuple[object, ...], Labels] = {}
+        self._sets: dict[tuple[str | None, ...], Labels] = {}
+
+    def of(self, *values: object) -> Labels:
+        """The attribute set for these values, given in the order of the attributes."""
+        try:
+            labels = self._cache.get(values)
+        except TypeError:  # something that is not even hashable stands where a name should be
+            labels = None
+        if labels is None or labels.folded:
+            with self._lock:
+                labels = labels or self._find(values)
+                self.overflowed += labels.folded
+        return labels
+
+    def _find(self, values: tuple[object, ...]) -> Labels:
+        key = tuple(known.of(value) for known, value in zip(self._names, values, strict=True))
+        labels = self._sets.get(key)
+        if labels is None and len(self._sets) < self._limit:
+            folded = any(known.folded(value) for known, value in zip(self._names, key, strict=True))
+            labels = self._make(key, folded=folded)
+        elif labels is None:
+            key = tuple(None if value is None else known.other for known, value in zip(self._names, key, strict=True))
+            labels = self._sets.get(key) or self._make(key, folded=True)
+        if all(value is None or (isinstance(value, str) and len(value) <= NAME_LENGTH) for value in values):
+            if len(self._cache) >= _CACHED:
+                self._cache.clear()  # the sets stay: the same values find the same labels again
+            self._cache[values] = labels
+        return labels
+
+    def _make(self, key: tuple[str | None, ...], *, folded: bool) -> Labels:
+        told = {known.attribute: value for known, value in zip(self._names, key, strict=True) if value is not None}
+        labels = self._sets[key] = Labels(told, folded=folded)
+        return labels
+
+    def forget(self) -> None:
+        """A lock of its own, in the child of a fork; names and sets are no counts and may stay."""
+        self._lock = RLock()
+        self.overflowed = 0
+
+
+class Tally:
+    """The running sums of one counter, observed when a reader collects.
+
+    Adding to a dict costs a twentieth of the SDK's `Counter.add`, and a model call adds to eight counters.
+    """
+
+    def __init__(self, attribute: str | None = None) -> None:
+        self._attribute = attribute
+        self._lock = RLock()
+        self._sums: dict[tuple[Labels, str | None], float] = {}
+
+    def add(self, labels: Labels, amount: float = 1, kind: str | None = None) -> None:
+        """Add under these labels and, for a counter that tells kinds apart, under this kind (one of a fixed few)."""
+        key = (labels, kind)
+        with self._lock:
+            self._sums[key] = self._sums.get(key, 0) + amount
+
+    def observe(self, _options: CallbackOptions) -> list[Observation]:
+        """The sums, as OpenTelemetry asks for them."""
+        with self._lock:
+            sums = list(self._sums.items())
+        return [Observation(value, self._attributes(labels, kind)) for (labels, kind), value in sums]
+
+    def _attributes(self, labels: Labels, kind: str | None) -> Mapping[str, str]:
+        if kind is None or self._attribute is None:
+            return labels.attributes
+        return {**labels.attributes, self._attribute: kind}
+
+    def forget(self) -> None:
+        """Start from nothing, with a lock of its own: in the child of a fork, where another thread may have held it."""
+        self._lock = RLock()
+        self._sums = {}
+
+
+class Pending(Generic[K, V]):
+    """What waits for its end: at most so many, the oldest are given up."""
+
+    def __init__(self, limit: int, give_up: Callable[[V], None] | None = None) -> None:
+        self._limit = limit
+        self._give_up = give_up
+        self._lock = RLock()
+        self._waiting: dict[K, V] = {}
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def put(self, key: K, value: V) -> bool:
+        """Let it wait; False where something waits under this key already, which stays."""
+        with self._lock:
+            if key in self._waiting:
+                return False
+            self._waiting[key] = value
+            oldest = self._waiting.pop(next(iter(self._waiting))) if len(self._waiting) > self._limit else None
+        if oldest is not None and self._give_up is not None:
+            self._give_up(oldest)
+        return True
+
+    def take(self, key: K) -> V | None:
+        """What waited under this key, if anything did."""
+        with self._lock:
+            return self._waiting.pop(key, None)
+
+    def drain(self) -> list[V]:
+        """Everything that waits, which waits no longer."""
+        with self._lock:
+            waiting, self._waiting = list(self._waiting.values()), {}
+        return waiting
+
+    def forget(self) -> None:
+        """Start from nothing, with a lock of its own: in the child of a fork."""
+        self._lock = RLock()
+        self._waiting = {}
+
+
+class Ledger:
+    """The instruments of one meter provider, their bounded attribute sets and their running sums.
+
+    Each provider has one, because OpenTelemetry never asks a second observable instrument of the same name: a bus that
+    is closed and connected again on the application's provider goes on counting where the last one stopped.
+    """
+
+    def __init__(self, provider: MeterProvider) -> None:
+        self._meter = provider.get_meter("otel_agentbus", __version__)
+        self._lock = RLock()
+        self._names: dict[str, Names] = {}
+        self._dimensions: dict[tuple[str, ...], Dimensions] = {}
+        self._tallies: dict[str, Tally] = {}
+        self.observe(names.OVERFLOWED, self._observe_overflow)
+
+    @cached_property
+    def vitals(self) -> Vitals:
+        """The health of the pipelines that export through this provider."""
+        return Vitals(self)
+
+    @property
+    def overflowed(self) -> int:
+        """How many measurements had names that were folded into `other`."""
+        return sum(dimensions.overflowed for dimensions in list(self._dimensions.values()))
+
+    def dimensions(self, *attributes: Names, limit: int = SETS) -> Dimensions:
+        """The attribute sets of these attributes; an attribute has one list of names wherever it occurs."""
+        key = tuple(known.attribute for known in attributes)
+        with self._lock:
+            shared = (self._names.setdefault(known.attribute, known) for known in attributes)
+            if key not in self._dimensions:
+                self._dimensions[key] = Dimensions(*shared, limit=limit)
+            return self._dimensions[key]
+
+    def histogram(self, metric: Metric) -> Histogram:
+        """The histogram of this name, with the buckets that fit what it measures."""
+        buckets = metric.buckets or None
+        return self._meter.create_histogram(
+            metric.name, metric.unit, metric.description, explicit_bucket_boundaries_advisory=buckets
+        )
+
+    def counter(self, metric: Metric, attribute: str | None = None, *, falls: bool = False) -> Tally:
+        """The counter of this name; one that falls, too, is a level."""
+        with self._lock:
+            tally = self._tallies.get(metric.name)
+            if tally is None:
+                tally = self._tallies[metric.name] = Tally(attribute)
+                self.observe(metric, tally.observe, falls=falls)
+            return tally
+
+    def observe(
+        self, metric: Metric, callback: Callable[[CallbackOptions], Iterable[Observation]], *, falls: bool = False
+    ) -> None:
+        """Have this callback asked whenever the metric is collected."""
+        create = self._meter.create_observable_up_down_counter if falls else self._meter.create_observable_counter
+        create(metric.name, [callback], metric.unit, metric.description)
+
+    def forget(self) -> None:
+        """Start from nothing, in the child of a fork: what the parent has counted, the parent exports."""
+        self._lock = RLock()
+        for tally in self._tallies.values():
+            tally.forget()
+        for dimensions in self._dimensions.values():
+            dimensions.forget()
+        if "vitals" in self.__dict__:
+            self.vitals.forget()
+
+    def _observe_overflow(self, _options: CallbackOptions) -> list[Observation]:
+        return [Observation(self.overflowed)] if self.overflowed else []
+
+
+_ledgers: WeakKeyDictionary[MeterProvider, Ledger] = WeakKeyDictionary()
+_ledgers_lock = RLock()
+
+
+def ledger_of(provider: MeterProvider) -> Ledger:
+    """The provider's ledger, opened when it is first asked for."""
+    with _ledgers_lock:
+        ledger = _ledgers.get(provider)
+        if ledger is None:
+            ledger = _ledgers[provider] = Ledger(provider)
+        return ledger

@@ -1,0 +1,140 @@
+"""SpanBridge: events in, spans out. A plain callable for a router, a ring, or anything else that has events."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable
+
+from opentelemetry.trace import TracerProvider
+
+from ..events import Event, UnknownEvent
+from .conventions import Conventions
+from .ids import Ids
+from .names import Flavour
+from .ordering import Ordering
+from .pairing import Source
+from .tracer import can_prepare, our_tracer
+from .writer import SpanWriter
+
+_log = logging.getLogger("otel_agentbus.spans")
+
+
+class SpanBridge:
+    """Turns the events of any number of sources into spans of a tracer provider (the SDK's, or one built on it).
+
+    Each source's events are applied in the order of their `seq`, whatever order they come in; what they are told twice
+    is counted and left out. Spans are live: started when their start is applied, ended when their end is. Handlers may
+    call it from any thread. `flush()` applies what waits behind a gap; `close()` judges all that is open.
+    """
+
+    def __init__(
+        self,
+        tracer_provider: TracerProvider,
+        *,
+        conventions: Flavour = "1.41",
+        capture: str = "NO_CONTENT",
+        id_key: bytes = b"",
+        grace: float = 2.0,
+        max_open_spans: int = 10_000,
+    ) -> None:
+        self.counts: Counter[str] = Counter()
+        self._grace_ns = round(grace * 1e9)
+        self._max_open = max_open_spans
+        self._lock = threading.RLock()
+        self._ordering = Ordering()
+        self._sources: dict[str, Source] = {}
+        tracer = our_tracer(tracer_provider)
+        #: Whether spans get our ids: a tracer that is not the SDK's takes none, and blocks make their own spans there.
+        self.works = can_prepare(tracer)
+        self._writer = SpanWriter(tracer, Ids(id_key), Conventions(conventions), capture)
+
+    def __call__(self, event: Event) -> None:
+        """Take one event; never raises."""
+        if self.works:
+            with self._lock:
+                now_ns = time.monotonic_ns()
+                self._apply(self._ordering.push(event, now_ns))
+                self._apply(self._ordering.expire(now_ns))
+                self._evict()
+
+    def tick(self, now_ns: int | None = None) -> None:
+        """Let time pass where no event comes: gaps are given up, and what has waited for its grace is judged."""
+        with self._lock:
+            self._apply(self._ordering.expire(time.monotonic_ns()))
+            if not self._ordering.held:
+                wall_ns = time.time_ns() if now_ns is None else now_ns
+                for source in self._sources.values():
+                    source.expire(wall_ns)
+
+    def flush(self) -> None:
+        """Apply what waits behind a gap; nothing is judged incomplete."""
+        with self._lock:
+            self._apply(self._ordering.drain())
+
+    def close(self) -> None:
+        """Apply what is held and judge everything: what is open ends as interrupted when it was last heard of."""
+        with self._lock:
+            self.flush()
+            for name in sorted(self._sources):
+                self._isolated(self._sources[name].close)
+            self._sources.clear()
+
+    @property
+    def open_spans(self) -> int:
+        """How many spans have begun and not ended."""
+        with self._lock:
+            return sum(source.open_spans for source in self._sources.values())
+
+    def health(self) -> dict[str, int]:
+        """What was left out, and why."""
+        with self._lock:
+            return {
+                "duplicate": self.counts["duplicate"] + self._ordering.duplicates,
+                "skipped": self._ordering.skipped,
+                "held": self._ordering.held,
+                "unknown": self.counts["unknown"],
+                "failed": self.counts["failed"],
+                "interrupted": self.counts["interrupted"],
+                "open": sum(source.open_spans for source in self._sources.values()),
+            }
+
+    def _apply(self, events: Iterable[Event]) -> None:
+        for event in events:
+            if isinstance(event, UnknownEvent):
+                self.counts["unknown"] += 1
+                continue
+            name = event.source or ""
+            source = self._sources.get(name)
+            if source is None:
+                source = self._sources[name] = Source(name, self._writer, self._grace_ns, self._count)
+            self._isolated(source.apply, event)
+
+    def _isolated(self, function: object, *args: object) -> None:
+        try:
+            function(*args)  # type: ignore[operator]  # a bound method of Source
+        except Exception:  # noqa: BLE001 - a foreign span processor may raise; the next event must not suffer
+            self.counts["failed"] += 1
+            if self.counts["failed"] in (1, 10, 100, 1000):
+                _log.exception("An event could not be made into a span (%d so far)", self.counts["failed"])
+
+    def _count(self, what: str) -> None:
+        self.counts[what] += 1
+
+    def _evict(self) -> None:
+        """Keep the table of open spans bounded: interrupt the runs that have been idle longest, a hundredth at once."""
+        if len(self._sources) == 1:
+            open_spans = next(iter(self._sources.values())).open_spans
+        else:
+            open_spans = sum(source.open_spans for source in self._sources.values())
+        if open_spans <= self._max_open:
+            return
+        target = self._max_open - self._max_open // 100
+        while open_spans > target:
+            since = {name: source.idle_since_ns for name, source in self._sources.items()}
+            idle = [(at_ns, name) for name, at_ns in since.items() if at_ns is not None]
+            if not idle:
+                return
+            open_spans -= max(self._sources[min(idle)[1]].evict(), 1)

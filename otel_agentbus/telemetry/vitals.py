@@ -1,0 +1,95 @@
+"""The numbers of our own pipeline as metrics: what was emitted, exported, dropped and why, observed at collection."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from threading import RLock
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry.metrics import CallbackOptions, Observation
+
+from . import names
+from .attributes import mapping, whole
+
+if TYPE_CHECKING:
+    from .series import Ledger
+
+#: What tells how a pipeline is: `{"events.dropped": 3}`, or nested, with the reasons of a number if it has any:
+#: `{"events": {"dropped": {"ring_full": 3}}}`.
+Health = Callable[[], Mapping[str, Any]]
+
+#: How many reasons one number may have; further ones are counted together.
+REASONS = 50
+OTHER = "other"
+_OPEN = "spans.open"
+
+
+class Vitals:
+    """The pipelines that export through one meter provider, seen as one; the counts of those that closed stay."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._lock = RLock()
+        self._living: list[Health] = []
+        self._past: dict[str, Counter[str | None]] = {}
+        for key, metric in names.HEALTH.items():
+            ledger.observe(metric, self._observer(key))
+        ledger.observe(names.SPANS_OPEN, self._observer(_OPEN), falls=True)
+
+    def watch(self, health: Health) -> None:
+        """Ask this one whenever metrics are collected."""
+        with self._lock:
+            self._living.append(health)
+
+    def leave(self, health: Health) -> None:
+        """Ask it for the last time, and keep what it has counted, so that no counter falls."""
+        with self._lock:
+            if health not in self._living:
+                return
+            self._living.remove(health)
+            try:
+                said = health()
+            except Exception:  # noqa: BLE001 - a pipeline that cannot say how it was must still be able to close
+                return
+            for key in names.HEALTH:
+                self._past.setdefault(key, Counter()).update(dict(_numbers(said, key)))
+
+    def forget(self) -> None:
+        """A lock of its own, in the child of a fork, and nothing of what the parent's closed pipelines had counted."""
+        self._lock = RLock()
+        self._past = {}
+
+    def _observer(self, key: str) -> Callable[[CallbackOptions], list[Observation]]:
+        def observe(_options: CallbackOptions) -> list[Observation]:
+            with self._lock:
+                living, sums = list(self._living), Counter(self._past.get(key, {}))
+            for health in living:
+                sums.update(dict(_numbers(health(), key)))
+            return [Observation(value, _reason(reason)) for reason, value in _bounded(sums).items()]
+
+        return observe
+
+
+def _reason(reason: str | None) -> dict[str, str]:
+    return {} if reason is None else {names.REASON: reason}
+
+
+def _numbers(health: Mapping[str, Any], key: str) -> Iterator[tuple[str | None, int]]:
+    """What health says under this key, by reason where it tells reasons."""
+    group, _, part = key.partition(".")
+    value = health.get(key, mapping(health.get(group)).get(part))
+    for reason, number in mapping(value).items() if isinstance(value, Mapping) else ((None, value),):
+        counted = whole(number)
+        if counted is not None:
+            yield reason, counted
+
+
+def _bounded(sums: Counter[str | None]) -> Mapping[str | None, int]:
+    if len(sums) <= REASONS:
+        return sums
+    shown: Counter[str | None] = Counter(dict(list(sums.items())[:REASONS]))
+    shown[OTHER] += sum(list(sums.values())[REASONS:])
+    return shown
+
+
+__all__ = ["Health", "Vitals"]

@@ -1,0 +1,264 @@
+"""Makes OpenTelemetry spans of what the state machine found: explicit parents, derived ids, times of the events."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace.sampling import Decision
+from opentelemetry.trace import (
+    INVALID_SPAN,
+    Link,
+    NonRecordingSpan,
+    Span,
+    SpanKind,
+    Status,
+    StatusCode,
+    Tracer,
+    TraceState,
+    set_span_in_context,
+)
+
+from ..events import (
+    AgentEnd,
+    AgentStart,
+    DeploymentCompleted,
+    DeploymentFailed,
+    DeploymentStarted,
+    Event,
+    LlmRequest,
+    LlmResponse,
+    Outcome,
+    RecoveryCompleted,
+    ToolCall,
+    ToolCallStart,
+)
+from . import names
+from .conventions import Conventions
+from .current import Begin, decided, link_of, span_context
+from .ids import Ids
+from .origin import RANDOM, Origin, read_origin
+from .places import Place, span_data
+from .runs import OpenSpan
+from .tracer import Prepared, start_prepared
+from .usage import usage_totals
+
+#: How many trees' decisions are remembered, of those that no caller has decided.
+DECISIONS = 4096
+
+
+#: How each event names the span that it begins (or, standing alone, ends).
+_BEGINNINGS: dict[type[Event], str] = {
+    AgentStart: "agent_start",
+    AgentEnd: "agent_start_from_end",
+    LlmRequest: "llm_start",
+    LlmResponse: "llm_start_from_end",
+    ToolCallStart: "tool_start",
+    ToolCall: "tool_start_from_end",
+    DeploymentStarted: "deployment_start",
+    DeploymentCompleted: "deployment_start_from_end",
+    DeploymentFailed: "deployment_start_from_end",
+    RecoveryCompleted: "recovery_start_from_end",
+}
+
+
+def begin_with(conventions: Conventions) -> Begin:
+    """What a start event (or an end event that stands alone) says of its span: name and attributes."""
+
+    def begin(event: Event) -> tuple[str, dict[str, Any]]:
+        say = _BEGINNINGS.get(event.__class__)
+        if say is None:
+            return conventions.moment_span(event) or (event.kind, {})
+        found: tuple[str, dict[str, Any]] = getattr(conventions, say)(event)
+        return found
+
+    return begin
+
+
+class SpanWriter:
+    """Writes with one tracer, in one flavour of the conventions, showing content as the capture mode says."""
+
+    def __init__(self, tracer: Tracer, ids: Ids, conventions: Conventions, capture: str = "NO_CONTENT") -> None:
+        self._tracer = tracer
+        self._ids = ids
+        self._conventions = conventions
+        self._begin = begin_with(conventions)
+        self._on_span = capture in ("SPAN_ONLY", "SPAN_AND_EVENT")
+        self._in_event = capture in ("EVENT_ONLY", "SPAN_AND_EVENT")
+        self._decisions: OrderedDict[str, Origin] = OrderedDict()
+
+    # -- beginning -----------------------------------------------------------------------------------------------------
+
+    def begin(self, place: Place, parent: Place | None, event: Event, start_ns: int) -> Span:
+        """Start the span at this place, said by its start event, or by its end event where it stands alone."""
+        name, attributes = self.named(place, event)
+        if self._on_span:
+            attributes = {**self._conventions.content_attributes(event), **attributes}
+        kind = SpanKind.CLIENT if place.kind == "llm" else SpanKind.INTERNAL
+        return self._start(place, parent, event, name, attributes, kind, start_ns)
+
+    def named(self, place: Place, event: Event) -> tuple[str, dict[str, Any]]:
+        """The name and the start attributes that this event gives to a span."""
+        if place.kind == "recovery" and isinstance(event, DeploymentFailed):
+            return self._conventions.recovery_start(event)
+        return self._begin(event)
+
+    def _start(
+        self,
+        place: Place,
+        parent: Place | None,
+        event: Event,
+        name: str,
+        attributes: dict[str, Any],
+        kind: SpanKind,
+        start_ns: int,
+    ) -> Span:
+        origin = read_origin(event.trace) or self._decide(place.root, event)
+        state = event.tracestate
+        data = span_data(event)
+        block = getattr(event, "origin", None)
+        base = getattr(block, "base", None) or Context()
+        if parent is not None:
+            above = span_context(origin, self._span_id(parent), state, remote=bool(data.get("parent_remote")))
+        else:
+            above = span_context(origin, origin.span_id, state, remote=origin.remote)
+        context = set_span_in_context(NonRecordingSpan(above) if above.is_valid else INVALID_SPAN, base)
+        if origin.sampled:
+            decision = Decision.RECORD_AND_SAMPLE
+        else:
+            decision = Decision.RECORD_ONLY if origin.recorded else Decision.DROP
+        prepared = Prepared(
+            origin.trace_id,
+            self._span_id(place),
+            bool(origin.flags & RANDOM),
+            decision,
+            TraceState.from_header([state]) if state else None,
+        )
+        return start_prepared(
+            self._tracer,
+            prepared,
+            name,
+            context=context,
+            kind=kind,
+            attributes=attributes,
+            links=self._links(place, data, origin, state),
+            start_time=start_ns,
+        )
+
+    def _links(self, place: Place, data: dict[str, Any], origin: Origin, state: str | None) -> list[Link]:
+        links = [_link(entry) for entry in data.get("links") or ()]
+        if place.kind == "recovery":
+            failed = Place(place.root, "deployment", "", place.local, place.attempt)
+            links.append(Link(span_context(origin, self._span_id(failed), state)))
+        return [link for link in links if link is not None]
+
+    def _span_id(self, place: Place) -> int:
+        return self._ids.span_id(place.root, place.kind, place.invocation, place.local, place.attempt)
+
+    def _decide(self, root: str, event: Event) -> Origin:
+        """The decision for a tree that came without one: asked here, once a tree, and remembered."""
+        origin = self._decisions.get(root)
+        if origin is None:
+            trace_id = self._ids.trace_id(root)
+            text, _ = decided(self._tracer, Context(), trace_id, event, self._begin, None)
+            origin = self._decisions[root] = read_origin(text) or Origin(trace_id)
+            if len(self._decisions) > DECISIONS:
+                self._decisions.popitem(last=False)
+        return origin
+
+    # -- in between ----------------------------------------------------------------------------------------------------
+
+    def moment(self, span: Span, event: Event) -> None:
+        """Add what happened as an event of the span."""
+        found = self._conventions.moment(event)
+        if found is not None and span.is_recording():
+            span.add_event(found[0], found[1], timestamp=event.time_ns)
+
+    def standing_moment(self, place: Place, parent: Place | None, event: Event) -> None:
+        """An error or a domain event where no span can take it: a span without length; smaller things are metrics."""
+        found = self._conventions.moment_span(event)
+        if found is None:
+            return
+        at_ns = event.time_ns or 0
+        span = self._start(place, parent, event, found[0], dict(found[1]), SpanKind.INTERNAL, at_ns)
+        self._say_error(span, event, at_ns)
+        span.end(at_ns)
+
+    # -- ending --------------------------------------------------------------------------------------------------------
+
+    def finish(
+        self, open_: OpenSpan, end_ns: int, end: Event | None, outcome: Outcome, totals: Mapping[str, float]
+    ) -> None:
+        """End the span with what its end event says; without one, with its outcome."""
+        span: Span = open_.span
+        if not span.is_recording():
+            span.end(end_ns)
+            return
+        if end is None:
+            span.set_attributes(self._conventions.outcome_attributes(outcome) | usage_totals(totals))
+        else:
+            self._finish_with(span, open_, end, end_ns, totals)
+        span.end(end_ns)
+
+    def _finish_with(self, span: Span, open_: OpenSpan, end: Event, end_ns: int, totals: Mapping[str, float]) -> None:
+        say = self._conventions
+        match end:
+            case AgentEnd():
+                attributes: dict[str, Any] = dict(say.agent_end(end, totals))
+            case LlmResponse():
+                attributes = dict(say.llm_end(end))
+            case ToolCall():
+                attributes = dict(say.tool_end(end))
+            case DeploymentCompleted() | DeploymentFailed():
+                attributes = dict(say.deployment_end(end))
+            case RecoveryCompleted():
+                attributes = dict(say.recovery_end(end))
+            case _:
+                attributes = {}
+        if self._on_span:
+            attributes = {**say.content_attributes(end), **attributes}
+        self._say_user_data(span, end, attributes)
+        span.set_attributes(attributes)
+        self._say_error(span, end, end_ns)
+        if self._in_event:
+            details = say.details(open_.start if open_.start is not end else None, end)
+            if details is not None:
+                span.add_event(details[0], details[1], timestamp=end_ns)
+
+    def _say_error(self, span: Span, event: Event, at_ns: int) -> None:
+        error = self._conventions.error_of(event)
+        if error is None:
+            return
+        span.set_status(Status(StatusCode.ERROR, error[1]))
+        exception = self._conventions.exception(event)
+        if exception is not None:
+            span.add_event(exception[0], exception[1], timestamp=at_ns)
+
+    def _say_user_data(self, span: Span, end: Event, attributes: dict[str, Any]) -> None:
+        """What user code said about the current span: it is the span's own, so it stands last and wins."""
+        data: Any = span_data(end)
+        if name := data.get("name"):
+            span.update_name(str(name))
+        for entry in data.get("events") or ():
+            label, at_ns, said = entry
+            span.add_event(str(label), said, timestamp=at_ns)
+        for entry in data.get("links") or ():
+            link = _link(entry)
+            if link is not None:
+                span.add_link(link.context, link.attributes)
+        code, description = (data.get("status") or (None, None))[:2]
+        if code == StatusCode.ERROR.name:
+            attributes.setdefault(names.ERROR_TYPE, "_OTHER")
+            span.set_status(Status(StatusCode.ERROR, description))
+        elif code == StatusCode.OK.name and names.ERROR_TYPE not in attributes:
+            span.set_status(Status(StatusCode.OK))
+
+
+def _link(entry: Any) -> Link | None:
+    try:
+        text, attributes = entry
+        return link_of(text, attributes)
+    except (TypeError, ValueError):
+        return None

@@ -1,0 +1,103 @@
+"""Which frameworks can be observed, and switching that on and off."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import subprocess
+import sys
+
+import pytest
+from pydantic_ai import Agent
+from pydantic_ai.models.instrumented import InstrumentationSettings
+
+from otel_agentbus import adapters
+from otel_agentbus.errors import UnsupportedFramework
+
+
+def in_force() -> InstrumentationSettings | bool:
+    return Agent._instrument_default
+
+
+def test_what_is_available_has_its_installed_version() -> None:
+    assert adapters.available() == {"pydantic-ai": importlib.metadata.version("pydantic-ai-slim")}
+    assert adapters.auto() == ("pydantic-ai",)
+
+
+def test_an_unknown_framework_is_refused_by_name() -> None:
+    with pytest.raises(UnsupportedFramework) as refused:
+        adapters.instrument("pydantic-ai", "no-such-thing")
+
+    assert str(refused.value) == "There is no adapter named 'no-such-thing'; there are: pydantic-ai."
+    assert adapters.active() == ()
+
+
+def test_a_framework_that_is_not_installed_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+
+    assert adapters.available() == {"pydantic-ai": None}
+    assert adapters.auto() == ()
+    with pytest.raises(UnsupportedFramework) as refused:
+        adapters.instrument("pydantic-ai")
+    assert str(refused.value) == (
+        "pydantic-ai cannot be instrumented: it is not installed; install 'pydantic-ai-slim>=2.60,<3.0'."
+    )
+
+
+@pytest.mark.parametrize("version", ["2.59.9", "3.0.0", "1.99", "nightly"])
+def test_a_version_outside_the_tested_ones_is_refused(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
+
+    assert adapters.auto() == ()
+    with pytest.raises(UnsupportedFramework) as refused:
+        adapters.instrument("pydantic-ai")
+    assert str(refused.value) == (
+        f"pydantic-ai {version} cannot be instrumented: the adapter supports >=2.60,<3.0; "
+        "install 'pydantic-ai-slim>=2.60,<3.0'."
+    )
+
+
+@pytest.mark.parametrize("version", ["2.60.0", "2.68.0", "2.100.1", "2.70.0rc1"])
+def test_every_tested_version_is_taken(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
+
+    assert adapters.auto() == ("pydantic-ai",)
+
+
+def test_switching_on_twice_counts_and_the_last_off_is_off() -> None:
+    before = in_force()
+
+    first = adapters.instrument("pydantic-ai")
+    settings = in_force()
+    with adapters.instrument("pydantic_ai"):
+        assert in_force() is settings
+        first.off()
+        first.off()
+        assert in_force() is settings
+        assert adapters.active() == ("pydantic-ai",)
+
+    assert in_force() is before
+    assert adapters.active() == ()
+
+
+def test_settings_that_somebody_else_made_since_are_left_alone() -> None:
+    handle = adapters.instrument("pydantic-ai")
+    theirs = InstrumentationSettings()
+    Agent.instrument_all(theirs)
+
+    handle.off()
+
+    assert in_force() is theirs
+    Agent.instrument_all(False)
+
+
+def test_no_framework_is_loaded_before_it_is_asked_for() -> None:
+    program = (
+        "import sys, otel_agentbus, otel_agentbus.adapters as a; a.available(); print('pydantic_ai' in sys.modules)"
+    )
+
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+
+    assert done.stdout.strip() == "False"

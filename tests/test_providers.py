@@ -1,0 +1,467 @@
+"""The providers that are found or built, and who owns them."""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+from otel_agentbus.errors import ConfigurationError
+from otel_agentbus.settings import Settings
+from otel_agentbus.telemetry.export import Delivery, UnseededIds
+from otel_agentbus.telemetry.providers import Pipeline, build
+from tests.receivers import (
+    GrpcReceiver,
+    HttpReceiver,
+)
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    forget_environment(monkeypatch)
+
+
+@pytest.fixture
+def built() -> Iterator[list[Pipeline]]:
+    """Pipelines that are shut down after the test."""
+    pipelines: list[Pipeline] = []
+    yield pipelines
+    for pipeline in pipelines:
+        pipeline.cut()
+        pipeline.shutdown(5)
+
+
+def test_console_writes_to_standard_output_and_is_counted(
+    capsys: pytest.CaptureFixture[str], built: list[Pipeline]
+) -> None:
+    pipeline = build(Settings(traces_exporter="console", metrics_exporter="console"))
+    built.append(pipeline)
+    emit(pipeline)
+    assert pipeline.force_flush(10)
+    out = capsys.readouterr().out
+    assert '"name": "span 0"' in out
+    assert '"name": "counted"' in out
+    assert pipeline.deliveries == [
+        Delivery("traces", "console", "stdout", delivered=1),
+        Delivery("metrics", "console", "stdout", delivered=1),
+    ]
+    assert pipeline.endpoints == {}
+
+
+def test_several_exporters_of_one_signal_all_get_it(capsys: pytest.CaptureFixture[str], built: list[Pipeline]) -> None:
+    with HttpReceiver() as receiver:
+        pipeline = build(Settings(endpoint=receiver.url, traces_exporter="otlp,console", metrics_exporter="none"))
+        built.append(pipeline)
+        emit(pipeline)
+        assert pipeline.force_flush(10)
+        assert [request.path for request in receiver.received] == ["/v1/traces"]
+    assert '"name": "span 0"' in capsys.readouterr().out
+    assert pipeline.meter_provider is None
+    assert pipeline.description == {
+        "traces": f"our own pipeline, otlp to {receiver.url}/v1/traces and console to stdout",
+        "metrics": "not exported: OTEL_METRICS_EXPORTER is none",
+    }
+
+
+def test_without_variables_there_are_no_providers_and_no_threads() -> None:
+    threads = threading.enumerate()
+    pipeline = build(Settings())
+    assert (pipeline.tracer_provider, pipeline.meter_provider) == (None, None)
+    assert pipeline.description == {
+        "traces": "not exported: neither OTEL_EXPORTER_OTLP_ENDPOINT nor OTEL_TRACES_EXPORTER is set",
+        "metrics": "not exported: neither OTEL_EXPORTER_OTLP_ENDPOINT nor OTEL_METRICS_EXPORTER is set",
+    }
+    assert pipeline.force_flush(1)
+    pipeline.shutdown(1)
+    assert threading.enumerate() == threads
+
+
+def test_a_disabled_sdk_builds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    pipeline = build(Settings(endpoint="http://localhost:1"))
+    assert (pipeline.tracer_provider, pipeline.meter_provider, pipeline.exporters) == (None, None, [])
+    assert set(pipeline.description.values()) == {"off: OTEL_SDK_DISABLED is true"}
+
+
+def test_an_exporter_that_only_others_can_build_is_a_wrong_setting() -> None:
+    with pytest.raises(ConfigurationError, match="OTEL_TRACES_EXPORTER names 'otlp_proto_grpc'"):
+        build(Settings(traces_exporter="otlp_proto_grpc"))
+
+
+def test_what_an_official_exporter_refuses_by_itself_is_a_wrong_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_PYTHON_EXPORTER_OTLP_GRPC_RETRYABLE_ERROR_CODES", "NO_SUCH_CODE")
+    with pytest.raises(
+        ConfigurationError, match="the grpc exporter for traces to localhost:1 cannot be made: KeyError"
+    ):
+        build(Settings(protocol="grpc", endpoint="localhost:1"))
+    monkeypatch.setenv("OTEL_PYTHON_EXPORTER_OTLP_HTTP_CREDENTIAL_PROVIDER", "no-such-plug-in")
+    with pytest.raises(ConfigurationError, match="'no-such-plug-in' is not installed"):
+        build(Settings(endpoint="http://localhost:1"))
+
+
+def test_an_endpoint_that_does_not_fit_the_default_protocol_is_told_when_it_is_needed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "localhost:4317")
+    with pytest.raises(ConfigurationError, match="OTEL_EXPORTER_OTLP_ENDPOINT is localhost:4317: over HTTP write"):
+        build(Settings())
+    provider = TracerProvider(shutdown_on_exit=False)
+    build(Settings(metrics_exporter="none"), tracer_provider=provider)
+
+
+class Recording(SpanProcessor):
+    def __init__(self) -> None:
+        self.ended: list[str] = []
+
+    def on_end(self, span: ReadableSpan) -> None:
+        self.ended.append(span.name)
+
+
+def test_providers_given_as_arguments_win_and_nothing_is_added_to_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:1")
+    recording = Recording()
+    tracing, metering = (
+        TracerProvider(shutdown_on_exit=False),
+        MeterProvider([InMemoryMetricReader()], shutdown_on_exit=False),
+    )
+    tracing.add_span_processor(recording)
+    before = tracing._active_span_processor._span_processors
+    pipeline = build(Settings(), tracer_provider=tracing, meter_provider=metering)
+    emit(pipeline)
+    assert tracing._active_span_processor._span_processors == before == (recording,)
+    assert recording.ended == ["span 0"]
+    assert (pipeline.tracer_provider, pipeline.meter_provider) == (tracing, metering)
+    assert (pipeline.owns_traces, pipeline.owns_metrics, pipeline.exporters) == (False, False, [])
+    assert pipeline.description["traces"] == (
+        "the application's own provider (opentelemetry.sdk.trace.TracerProvider), nothing added to it, "
+        "as given to connect()"
+    )
+    pipeline.shutdown(1)
+    emit(pipeline)
+    assert recording.ended == ["span 0", "span 0"]
+
+
+def test_global_providers_of_the_application_are_used_and_left_alone() -> None:
+    found = in_a_process_of_its_own(
+        """
+        import json
+        from opentelemetry import trace, metrics
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.metrics import MeterProvider
+        from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+        from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+        from otel_agentbus.settings import Settings
+        from otel_agentbus.telemetry.providers import build
+
+        tracing, metering, kept = TracerProvider(), MeterProvider(), InMemorySpanExporter()
+        tracing.add_span_processor(SimpleSpanProcessor(kept))
+        trace.set_tracer_provider(tracing)
+        metrics.set_meter_provider(metering)
+        before = tracing._active_span_processor._span_processors
+        pipeline = build(Settings())
+        pipeline.tracer_provider.get_tracer("t").start_span("mine").end()
+        pipeline.shutdown(1)
+        print(json.dumps([
+            pipeline.tracer_provider is tracing, pipeline.meter_provider is metering,
+            pipeline.owns_traces, pipeline.owns_metrics, len(pipeline.exporters),
+            tracing._active_span_processor._span_processors == before,
+            [span.name for span in kept.get_finished_spans()],
+        ]))
+        """,
+        OTEL_EXPORTER_OTLP_ENDPOINT="http://localhost:1",
+        AGENTBUS_SET_GLOBAL="1",
+    )
+    assert found == [True, True, False, False, 0, True, ["mine"]]
+
+
+def test_providers_that_the_application_sets_later_are_found_by_looking_again() -> None:
+    found = in_a_process_of_its_own(
+        """
+        import json
+        from opentelemetry import trace, metrics
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.metrics import MeterProvider
+        from otel_agentbus.settings import Settings
+        from otel_agentbus.telemetry.providers import build
+
+        pipeline = build(Settings())
+        before = [pipeline.resolve(), pipeline.tracer_provider, pipeline.meter_provider]
+        trace.set_tracer_provider(TracerProvider())
+        first = [pipeline.resolve(), pipeline.tracer_provider is trace.get_tracer_provider(), pipeline.meter_provider]
+        metrics.set_meter_provider(MeterProvider())
+        second = [pipeline.resolve(), pipeline.meter_provider is metrics.get_meter_provider(), pipeline.owns_metrics]
+        print(json.dumps([before, first, second, pipeline.resolve(), pipeline.description["metrics"]]))
+        """
+    )
+    assert found == [
+        [False, None, None],
+        [True, True, None],
+        [True, True, False],
+        False,
+        "the application's own provider (opentelemetry.sdk.metrics._internal.MeterProvider), nothing added to it",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("environment", "argument", "is_global"),
+    [
+        ({}, "None", False),
+        ({}, "True", True),
+        ({"AGENTBUS_SET_GLOBAL": "1"}, "None", True),
+        ({"AGENTBUS_SET_GLOBAL": "1"}, "False", False),
+    ],
+)
+def test_providers_of_ours_become_global_only_if_asked(
+    environment: dict[str, str], argument: str, is_global: bool
+) -> None:
+    found = in_a_process_of_its_own(
+        f"""
+        import json
+        from opentelemetry import trace, metrics
+        from otel_agentbus.settings import Settings
+        from otel_agentbus.telemetry.providers import build
+
+        pipeline = build(Settings(), set_global={argument})
+        again = build(Settings(), set_global={argument})
+        print(json.dumps([
+            trace.get_tracer_provider() is pipeline.tracer_provider,
+            metrics.get_meter_provider() is pipeline.meter_provider,
+            [pipeline.owns_traces, pipeline.owns_metrics, again.owns_traces, again.owns_metrics],
+        ]))
+        """,
+        OTEL_TRACES_EXPORTER="console",
+        OTEL_METRICS_EXPORTER="console",
+        **environment,
+    )
+    assert found == [is_global, is_global, [True, True, True, True]]
+
+
+def test_finding_providers_creates_none() -> None:
+    """The API's getter would make one where a variable names one; only the user's own variable may do that."""
+    found = in_a_process_of_its_own(
+        """
+        import json
+        from opentelemetry import trace, metrics
+        from otel_agentbus.settings import Settings
+        from otel_agentbus.telemetry.providers import build
+
+        build(Settings(traces_exporter="console", metrics_exporter="none"))
+        print(json.dumps([type(trace.get_tracer_provider()).__name__, type(metrics.get_meter_provider()).__name__]))
+        """
+    )
+    assert found == ["ProxyTracerProvider", "_ProxyMeterProvider"]
+
+
+def test_a_provider_that_cannot_be_loaded_does_no_harm() -> None:
+    found = in_a_process_of_its_own(
+        """
+        import json
+        from otel_agentbus.settings import Settings
+        from otel_agentbus.telemetry.providers import build
+
+        pipeline = build(Settings())
+        print(json.dumps([pipeline.tracer_provider, pipeline.resolve()]))
+        """,
+        OTEL_PYTHON_TRACER_PROVIDER="no_such_provider",
+    )
+    assert found == [None, False]
+
+
+def test_building_loads_only_the_exporters_that_are_asked_for() -> None:
+    found = in_a_process_of_its_own(
+        """
+        import json, sys
+        from otel_agentbus.settings import Settings
+        from otel_agentbus.telemetry.providers import build
+
+        def loaded():
+            return sorted({name.split(".")[0] for name in sys.modules} & {"grpc", "requests"})
+
+        before = loaded()
+        build(Settings(endpoint="http://localhost:1", metrics_exporter="none"))
+        http = loaded()
+        build(Settings(endpoint="http://localhost:1", protocol="grpc", metrics_exporter="none"))
+        print(json.dumps([before, http, loaded()]))
+        """
+    )
+    assert found == [[], ["requests"], ["grpc", "requests"]]
+
+
+def test_ids_do_not_depend_on_the_global_random_module(built: list[Pipeline]) -> None:
+    pipeline = build(Settings(traces_exporter="console", metrics_exporter="none", sampler="always_off"))
+    built.append(pipeline)
+    assert pipeline.tracer_provider is not None
+    tracer = pipeline.tracer_provider.get_tracer("test")
+    seen = set()
+    for _ in range(50):
+        random.seed(0)
+        context = tracer.start_span("same seed").get_span_context()
+        seen.add((context.trace_id, context.span_id))
+    assert len(seen) == 50
+    assert UnseededIds().is_trace_id_random()
+
+
+def test_the_processor_takes_what_the_variables_say(monkeypatch: pytest.MonkeyPatch, built: list[Pipeline]) -> None:
+    made: list[dict[str, Any]] = []
+    original = BatchSpanProcessor.__init__
+
+    def spy(self: BatchSpanProcessor, exporter: Any, **options: Any) -> None:
+        made.append({name: value for name, value in options.items() if name != "meter_provider"})
+        original(self, exporter, **options)
+
+    monkeypatch.setattr(BatchSpanProcessor, "__init__", spy)
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "64")
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "123")
+    monkeypatch.setenv("OTEL_BSP_EXPORT_TIMEOUT", "456")
+    built.append(build(Settings(traces_exporter="console", metrics_exporter="none")))
+    assert made == [
+        {
+            "max_queue_size": 64,
+            "max_export_batch_size": 64,  # the default of 512 would not fit into the queue
+            "schedule_delay_millis": 123.0,
+            "export_timeout_millis": 456.0,
+        }
+    ]
+
+
+def one_span(settings: Settings, built: list[Pipeline], **start: Any) -> Any:
+    pipeline = build(settings)
+    built.append(pipeline)
+    assert pipeline.tracer_provider is not None
+    return pipeline.tracer_provider.get_tracer("test").start_span("limited", **start)
+
+
+def test_a_span_holds_a_thousand_events_and_the_limits_of_the_variables(built: list[Pipeline]) -> None:
+    span = one_span(Settings(traces_exporter="console", metrics_exporter="none"), built)
+    for number in range(1_100):
+        span.add_event(str(number))
+    assert len(span.events) == 1_000
+    limited = one_span(
+        Settings(
+            traces_exporter="console",
+            metrics_exporter="none",
+            span_event_limit=2,
+            attribute_limit=3,
+            event_attribute_limit=1,
+            attribute_length_limit=4,
+            span_attribute_length_limit=6,
+        ),
+        built,
+        attributes={str(number): "abcdefgh" for number in range(9)},
+    )
+    for number in range(5):
+        limited.add_event(str(number), {"a": "abcdefgh", "b": "c"})
+    assert dict(limited.attributes) == {"6": "abcdef", "7": "abcdef", "8": "abcdef"}
+    assert [(event.name, dict(event.attributes)) for event in limited.events] == [("3", {"b": "c"}), ("4", {"b": "c"})]
+
+
+def test_an_empty_limit_variable_means_the_default_and_not_no_limit(
+    monkeypatch: pytest.MonkeyPatch, built: list[Pipeline]
+) -> None:
+    monkeypatch.setenv("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "")
+    attributes = {str(number): number for number in range(200)}
+    span = one_span(Settings(traces_exporter="console", metrics_exporter="none"), built, attributes=attributes)
+    assert len(span.attributes) == 128
+
+
+@pytest.mark.parametrize(
+    ("sampler", "argument", "expected"),
+    [
+        ("always_on", None, "AlwaysOnSampler"),
+        ("always_off", None, "AlwaysOffSampler"),
+        ("traceidratio", "0.25", "TraceIdRatioBased{0.25}"),
+        ("traceidratio", None, "TraceIdRatioBased{1.0}"),
+        ("parentbased_always_on", None, "ParentBased{root:AlwaysOnSampler,"),
+        ("parentbased_always_off", None, "ParentBased{root:AlwaysOffSampler,"),
+        ("parentbased_traceidratio", "0", "ParentBased{root:TraceIdRatioBased{0.0},"),
+    ],
+)
+def test_the_sampler_is_the_named_one(built: list[Pipeline], sampler: str, argument: str | None, expected: str) -> None:
+    pipeline = build(
+        Settings(traces_exporter="console", metrics_exporter="none", sampler=sampler, sampler_arg=argument)
+    )
+    built.append(pipeline)
+    assert isinstance(pipeline.tracer_provider, TracerProvider)
+    assert pipeline.tracer_provider.sampler.get_description().startswith(expected)
+
+
+FORKING = """
+import json, os, sys
+from otel_agentbus.settings import Settings
+from otel_agentbus.telemetry.providers import build
+from opentelemetry import trace
+
+def emit(pipeline, name):
+    pipeline.tracer_provider.get_tracer("t").start_span(name).end()
+    pipeline.meter_provider.get_meter("m").create_counter(name).add(1)
+
+pipeline = build(Settings())
+emit(pipeline, "parent-before")
+assert pipeline.force_flush(10), pipeline.deliveries
+emit(pipeline, "parent-queued")
+child = os.fork()
+if child == 0:
+    try:
+        emit(pipeline, "inherited")
+        inherited = pipeline.force_flush(5)
+        pipeline.abandon()
+        fresh = build(Settings())
+        emit(fresh, "child")
+        trace.get_tracer("app").start_span("through-the-global-one").end()
+        flushed = fresh.force_flush(10)
+        fresh.shutdown(10)
+        os._exit(0 if flushed and not inherited else 1)
+    except BaseException as error:
+        print(repr(error), file=sys.stderr)
+        os._exit(2)
+_, status = os.waitpid(child, 0)
+flushed = pipeline.force_flush(10)
+pipeline.shutdown(10)
+print(json.dumps([os.waitstatus_to_exitcode(status), flushed]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.parametrize("is_global", ["0", "1"])
+@pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
+def test_a_forked_child_builds_exporters_of_its_own_and_sends_nothing_of_its_parents(
+    protocol: str, is_global: str
+) -> None:
+    with HttpReceiver() as by_http, GrpcReceiver() as by_grpc:
+        endpoint = f"http://{by_grpc.address}" if protocol == "grpc" else by_http.url
+        done = in_a_process_of_its_own(
+            FORKING,
+            OTEL_EXPORTER_OTLP_PROTOCOL=protocol,
+            OTEL_EXPORTER_OTLP_ENDPOINT=endpoint,
+            AGENTBUS_SET_GLOBAL=is_global,
+        )
+        messages = [message for signal, message, _ in by_grpc.received if signal == "traces"]
+        messages += [request.message for request in by_http.of("/v1/traces")]
+        points = [message for signal, message, _ in by_grpc.received if signal == "metrics"]
+        points += [request.message for request in by_http.of("/v1/metrics")]
+    assert done == [0, True]
+    names = [
+        span.name
+        for message in messages
+        for of_resource in message.resource_spans
+        for of_scope in of_resource.scope_spans
+        for span in of_scope.spans
+    ]
+    assert sorted(names) == sorted(
+        ["parent-before", "parent-queued", "child"] + (["through-the-global-one"] if is_global == "1" else [])
+    )
+    children = [
+        {metric.name for of_scope in of_resource.scope_metrics for metric in of_scope.metrics}
+        for message in points
+        for of_resource in message.resource_metrics
+    ]
+    assert {"child"} in children
+    assert not any({"child", "parent-before"} <= one or "inherited" in one for one in children)
