@@ -45,7 +45,7 @@ def emit_to(calls: list[Emit], **options: object) -> Emit:
     """The emit of a router that these handlers hear."""
     router = Router()
     for call in calls:
-        router.subscribe(call, HeartbeatTick, **options)  # type: ignore[arg-type]  # the options of each case
+        router.subscribe(call, HeartbeatTick, **options)  # type: ignore[arg-type]  # options of each case
     return router.emit
 
 
@@ -64,15 +64,15 @@ def cases() -> dict[str, Emit]:
 def sample() -> dict[str, float]:
     """Median nanoseconds of each case; the cases take turns in shuffled order, so that noise hits all alike."""
     event = HeartbeatTick()
-    timed = {
+    timers = {
         name: timeit.Timer("emit(event)", globals={"emit": emit, "event": event}) for name, emit in cases().items()
     }
-    rounds: dict[str, list[float]] = {name: [] for name in timed}
-    names = list(timed)
+    rounds: dict[str, list[float]] = {name: [] for name in timers}
+    names = list(timers)
     for _ in range(ROUNDS):
         random.shuffle(names)
         for name in names:
-            rounds[name].append(timed[name].timeit(NUMBER) / NUMBER * 1e9)  # timeit switches gc off
+            rounds[name].append(timers[name].timeit(NUMBER) / NUMBER * 1e9)  # timeit switches gc off
     return {name: median(taken) for name, taken in rounds.items()}
 
 

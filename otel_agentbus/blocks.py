@@ -231,18 +231,27 @@ class Block(Frame):
 
     def record(self, **fields: Any) -> Self:
         """Fill the end event: its fields by name, anything else as an attribute."""
+        known = fields.keys() <= self.recordable
         if self._fields is None:
+            if known:
+                self._fields = fields
+                return self
             self._fields = {}
-        if fields.keys() <= self.recordable:
+        if known:
             self._fields.update(fields)
         else:
-            for name, value in fields.items():
-                if name in self.recordable:
-                    self._fields[name] = value
-                else:
-                    more = value if name == "attributes" and isinstance(value, dict) else {name: value}
-                    self._fields["attributes"] = {**self._fields.get("attributes", {}), **more}
+            self._record_attributes(fields)
         return self
+
+    def _record_attributes(self, fields: dict[str, Any]) -> None:
+        """Sort out what is no field of the end event."""
+        recorded = self._fields = self._fields or {}
+        for name, value in fields.items():
+            if name in self.recordable:
+                recorded[name] = value
+            else:
+                more = value if name == "attributes" and isinstance(value, dict) else {name: value}
+                recorded["attributes"] = {**recorded.get("attributes", {}), **more}
 
     def stream(self, generator: Any) -> Any:
         """As `stream(generator, self)`."""

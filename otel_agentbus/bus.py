@@ -50,10 +50,13 @@ class _StampingRouter(Router):
     def emit(self, event: Event) -> None:
         """Stamp the event, then hand it to whoever listens; never raises, never blocks."""
         try:
-            if self._is_valid is None or self._is_valid(event):
-                self._stamp(event)
-            else:
+            if self._is_valid is not None and not self._is_valid(event):
                 return
+            if event.root_invocation_id is None or event.time_ns is None:
+                self._stamp.fill(event)
+            if event.source is None:
+                event.source = self._stamp.source
+                event.seq = self._stamp.next_seq()  # last, so that there are no gaps
         except Exception:  # noqa: BLE001 - whatever an emitter hands us as an event must not come back to it
             self.refused += 1
             _log.warning("What cannot be stamped is no event, and is dropped: %s", type(event).__name__)
@@ -138,8 +141,14 @@ class Bus:
 
     def _keeper(self) -> Callable[[Event], None]:
         """The one way to the sinks: content is scrubbed, rendered or removed here, before it waits anywhere."""
-        apply, keep = self._policy.apply, self._pump.keep
-        return lambda event: keep(apply(event))
+        apply, ring, size, make_room = self._policy.apply, self._pump.ring, self._pump.size, self._pump.make_room
+
+        def keep(event: Event) -> None:
+            if len(ring) >= size:
+                make_room()
+            ring.append(apply(event))
+
+        return keep
 
     # -- the way out ---------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,11 @@ from .events import Event, LlmRequest, LlmResponse, ToolCall, ToolCallStart
 from .invocation import Boundary, Frame, Invocation, mint_call_id
 
 
+# A model call's events are built field by field, not by their constructors: with some thirty keywords those take three
+# times as long (1.1 us against 0.36), twice on each call's way. A test holds that no field is forgotten.
+_new = object.__new__
+
+
 class CallBlock(Block):
     """What model and tool calls share: they belong to a run, or stand alone as the root of their own tree."""
 
@@ -33,8 +38,10 @@ class CallBlock(Block):
                 self._attributes = {**self._attributes, "agentbus.span": {"parent_remote": True}}
 
     def _stand(self, event: Event) -> None:
-        """Give the event its lineage; set one by one, since a keyword argument costs three times as much."""
+        """Give the event its envelope."""
         lineage = self.invocation
+        event.time_ns = self.started_ns
+        event.source = event.seq = None
         event.invocation_id = lineage.id or None
         event.parent_invocation_id = lineage.parent_id
         event.root_invocation_id = lineage.root_id
@@ -91,31 +98,39 @@ class LlmBlock(CallBlock):
         if run is not None:
             self.model = self.model or run.model
             self._provider = self._provider or run.provider
-        event = LlmRequest(
-            model_provider=self._provider or "",
-            model=self.model or "",
-            messages_count=_count(self._messages) if self._messages_count is None else self._messages_count,
-            call_id=self.id,
-            operation=self._operation,
-        )
+        event = _new(LlmRequest)
+        self._stand(event)
+        event.attributes = self._attributes
+        event.event = "llm.request"
+        event.model_provider = self._provider or ""
+        event.model = self.model or ""
+        event.messages_count = _count(self._messages) if self._messages_count is None else self._messages_count
+        event.call_id = self.id
+        event.operation = self._operation
         event.stream = self._stream
         event.messages = self._messages
         event.parameters = self._parameters
-        event.attributes = self._attributes
-        self._stand(event)
         return event
 
     def _ending(self, duration: float, fields: dict[str, Any]) -> Event:
         if self._first_chunk is not None:
             fields.setdefault("time_to_first_chunk", self._first_chunk)
-        event = LlmResponse(
-            model_provider=self._provider or "",
-            model=self.model or "",
-            duration=duration,
-            success=succeeded(fields),
-            call_id=self.id,
-        )
+        event = _new(LlmResponse)
         self._stand(event)
+        event.attributes = {}
+        event.event = "llm.response"
+        event.model_provider = self._provider or ""
+        event.model = self.model or ""
+        event.duration = duration
+        event.success = success = succeeded(fields)
+        event.outcome = "ok" if success else "error"
+        event.error_type = event.error_message = None
+        event.input_tokens = event.output_tokens = None
+        event.cache_read_input_tokens = event.cache_write_input_tokens = event.reasoning_output_tokens = None
+        event.usage = event.response_model = event.response_id = event.finish_reasons = None
+        event.time_to_first_chunk = event.service_tier = event.cost_usd = None
+        event.call_id = self.id
+        event.messages = None
         for name, value in fields.items():
             setattr(event, name, value)
         return event

@@ -7,14 +7,15 @@ that leaked heals itself.
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import functools
 import inspect
 import itertools
 import os
-import sys
 import threading
 import uuid
+import weakref
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -112,7 +113,7 @@ class Invocation:
     @staticmethod
     def flush() -> None:
         """Forget every run here: the boundary between two jobs of one worker."""
-        _current.set(None)
+        _current.set(Boundary([]))
 
     def attempted(self, attempt: int) -> Invocation:
         """The same run, tried again."""
@@ -126,7 +127,7 @@ class Frame:
     ended: bool = False
     parent: Frame | None = None
     #: The thread and task in which a run began; calls have their run's.
-    owner: tuple[int, int] | None = None
+    owner: Owner | None = None
 
     def __init__(self, invocation: Invocation, call: str | None = None) -> None:
         self.invocation = invocation
@@ -186,16 +187,24 @@ def leave(frame: Frame) -> None:
         above = frame.parent
         while above is not None and above.ended:
             above = above.parent
-        _current.set(above)
+        _current.set(frame.parent if above is None else above)  # a task that outlives its run stays that run's
 
 
-def owner() -> tuple[int, int]:
+class _ThisThread(threading.local):
+    def __init__(self) -> None:
+        self.mark = object()
+
+
+_this_thread = _ThisThread()
+
+#: A thread and a task: not their numbers, which are given again to others.
+Owner = tuple[object, "weakref.ref[asyncio.Task[Any]] | None"]
+
+
+def owner() -> Owner:
     """The thread and the task that run this code."""
-    asyncio = sys.modules.get("asyncio")
-    task = None
-    if asyncio is not None and asyncio._get_running_loop() is not None:
-        task = asyncio.current_task()
-    return threading.get_ident(), 0 if task is None else id(task)
+    task = None if asyncio._get_running_loop() is None else asyncio.current_task()
+    return _this_thread.mark, None if task is None else weakref.ref(task)
 
 
 def current() -> Invocation | None:

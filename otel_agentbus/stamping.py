@@ -46,13 +46,17 @@ class Stamp:
 
     def __call__(self, event: Event) -> None:
         """Fill in what is unset; the number comes last, so that it has no gaps."""
+        self.fill(event)
+        if event.source is None:
+            event.source = self.source
+            event.seq = self.next_seq()
+
+    def fill(self, event: Event) -> None:
+        """Fill in time and lineage, where they are unset."""
         if event.time_ns is None:
             event.time_ns = time.time_ns()
         if event.root_invocation_id is None:
             self._lineage(event)
-        if event.source is None:
-            event.source = self.source
-            event.seq = self.next_seq()
 
     def _lineage(self, event: Event) -> None:
         frame = top()

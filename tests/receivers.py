@@ -1,4 +1,4 @@
-"""Small OTLP receivers on the loopback interface that record what arrives and answer as told, and what sends to them."""
+"""Small OTLP receivers on the loopback interface that record what arrives and answer as told, and senders."""
 
 from __future__ import annotations
 

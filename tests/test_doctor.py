@@ -14,11 +14,7 @@ from otel_agentbus.cli import app
 from otel_agentbus.cli.doctor import examine
 from otel_agentbus.cli.traps import Finding
 from otel_agentbus.settings import Settings
-from tests.receivers import (
-    GrpcReceiver,
-    HttpReceiver,
-    Reply,
-)
+from tests.receivers import GrpcReceiver, HttpReceiver, Reply, forget_environment
 
 
 @pytest.fixture(autouse=True)
@@ -156,7 +152,7 @@ from otel_agentbus.cli import app
 result = CliRunner().invoke(app, ["--help"])
 assert result.exit_code == 0, result.output
 assert "doctor" in result.output and "demo" in result.output
-print([name for name in ("otel_agentbus.cli.doctor", "otel_agentbus.cli.demo", "requests", "grpc") if name in sys.modules])
+print([name for name in ("otel_agentbus.cli.doctor", "otel_agentbus.cli.demo", "grpc") if name in sys.modules])
 """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)

@@ -26,6 +26,8 @@ from tests.receivers import (
     HttpReceiver,
     Reply,
     closed_port,
+    emit,
+    forget_environment,
     make_certificate,
 )
 

@@ -20,6 +20,7 @@ from tests.receivers import (
     HttpReceiver,
     Reply,
     closed_port,
+    forget_environment,
     make_certificate,
 )
 

@@ -10,6 +10,7 @@ from otel_agentbus.cli.traps import Facts, findings
 from otel_agentbus.settings import Settings
 from otel_agentbus.telemetry.probe import Answer, Outcome
 from otel_agentbus.values import Protocol, Signal
+from tests.receivers import forget_environment
 
 
 @pytest.fixture(autouse=True)
@@ -80,7 +81,8 @@ def test_accepted_probes_are_no_problem() -> None:
             {"endpoint": "http://h:4318/v1/traces"},
             (
                 "OTEL_EXPORTER_OTLP_ENDPOINT is a base URL, to which /v1/traces is appended once more "
-                "(/v1/traces/v1/traces): cut its own /v1/... off, or call the variable OTEL_EXPORTER_OTLP_TRACES_ENDPOINT."
+                "(/v1/traces/v1/traces): cut its own /v1/... off, "
+                "or call the variable OTEL_EXPORTER_OTLP_TRACES_ENDPOINT."
             ),
         ),
         (
@@ -121,8 +123,8 @@ def test_accepted_probes_are_no_problem() -> None:
             answer("redirected", code="301", words="https://h/v1/traces"),
             {},
             (
-                "http://h:4318/v1/traces redirects with 301 (https://h/v1/traces), which exporters do not follow and take "
-                "for success: set OTEL_EXPORTER_OTLP_ENDPOINT to the final URL."
+                "http://h:4318/v1/traces redirects with 301 (https://h/v1/traces), which exporters do not follow "
+                "and take for success: set OTEL_EXPORTER_OTLP_ENDPOINT to the final URL."
             ),
         ),
         (
@@ -207,8 +209,8 @@ def test_one_cause_for_both_signals_is_told_once() -> None:
         (
             {"traces_exporter": "none", "metrics_exporter": "none"},
             (
-                "An endpoint is set, but OTEL_TRACES_EXPORTER and OTEL_METRICS_EXPORTER are none, so that nothing leaves: "
-                "unset them."
+                "An endpoint is set, but OTEL_TRACES_EXPORTER and OTEL_METRICS_EXPORTER are none, so that nothing "
+                "leaves: unset them."
             ),
         ),
         ({"sdk_disabled": True}, "OTEL_SDK_DISABLED is true, so that nothing is made and nothing leaves: unset it."),
@@ -268,7 +270,7 @@ def test_a_second_observer_is_a_hint_where_installed_and_a_problem_where_active(
         "logfire",
         "opentelemetry-instrumentation-openai-v2",
     )
-    instrumented = {"instrumented": ("pydantic-ai",), "distributions": installed}
+    instrumented: dict[str, Any] = {"instrumented": ("pydantic-ai",), "distributions": installed}
     suspicious = [sentence.partition(" is ")[0] for sentence in hints(*GOOD, **instrumented) if "twice" in sentence]
     assert suspicious == [
         "openinference-instrumentation-pydantic-ai",

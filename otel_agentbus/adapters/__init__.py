@@ -17,6 +17,10 @@ from ..errors import UnsupportedFramework
 class Switch(Protocol):
     """What an adapter gives back once it observes its framework."""
 
+    @property
+    def chained(self) -> bool:
+        """Whether the application had instrumented the framework before: its own spans then go on as well."""
+
     def off(self) -> None:
         """Leave the framework as it was found; runs that have begun are observed to their end."""
 
@@ -106,9 +110,9 @@ def auto() -> tuple[str, ...]:
     )
 
 
-def active() -> tuple[str, ...]:
-    """The frameworks that are being observed now."""
-    return tuple(_on)
+def active() -> dict[str, Switch]:
+    """The frameworks that are being observed now, with what observes them."""
+    return {name: entry.switch for name, entry in _on.items()}
 
 
 def instrument(*names: str) -> Instrumented:

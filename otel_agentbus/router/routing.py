@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 H = TypeVar("H", bound=Handler)
 
 #: One emit out of so many of each class is timed, and so is each one's first after a change and any after a slow one.
-LAPS = 1000
+LAPS = 5000
 #: An emit that takes longer is slow.
 SLOW_NS = 5_000_000
 #: Routes of so many classes are kept; programs that make classes as they go must not fill the memory.

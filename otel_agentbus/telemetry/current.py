@@ -152,10 +152,9 @@ class BlockSpan(Span):
 
     def taken_into(self, end: Event) -> None:
         """Put what user code said into the end event."""
-        if self._attributes or self._data:
-            end.attributes = {**end.attributes, **(self._attributes or {})}
-            if self._data:
-                end.attributes[SPAN_DATA] = self._data
+        end.attributes = {**end.attributes, **(self._attributes or {})}
+        if self._data:
+            end.attributes[SPAN_DATA] = self._data
 
 
 def _plain(value: Any) -> Any:
@@ -218,7 +217,8 @@ class CallerTracing:
         elif get_current_span(here) is span:
             attach(set_span_in_context(get_current_span(block.base), here))
         span.entered = None
-        span.taken_into(end)
+        if span._attributes or span._data:
+            span.taken_into(end)
 
     def inject(self, carrier: MutableMapping[str, str]) -> None:
         """Write the W3C trace context that is current here into a carrier."""

@@ -24,6 +24,8 @@ _MOST_MESSAGES = 512
 _ROLES = {"human": "user", "ai": "assistant", "model": "assistant", "function": "tool"}
 #: Types of objects that are messages although they name no role.
 _TYPES = frozenset((*_ROLES, "system", "user", "assistant", "tool", "developer"))
+#: Who says a part that no message is around.
+_SPEAKERS = {"tool_call": "assistant", "reasoning": "assistant", "tool_call_response": "tool"}
 #: How providers name the reasons of the conventions.
 _FINISH_REASONS = {
     "end_turn": "stop",
@@ -119,16 +121,19 @@ def _messages(value: JSON, role: str) -> list[Object]:
     if not isinstance(value, list):
         return [_message(value, role)]
     found: list[Object] = []
-    loose: list[JSON] = []  # parts without a message around them belong to one
+    loose: list[JSON] = []  # parts without a message around them make one with their neighbours
     for item in value:
         if _is_message(item):
-            if loose:
-                found.append({"role": role, "parts": loose})
-                loose = []
             found.append(_message(item, role))
-        else:
-            loose.append(_part(item))
-    return [*found, {"role": role, "parts": loose}] if loose or not found else found
+            loose = []
+            continue
+        part = _part(item)
+        speaker = _SPEAKERS.get(str(part["type"]), role)
+        if not loose or found[-1]["role"] != speaker:
+            loose = []
+            found.append({"role": speaker, "parts": loose})
+        loose.append(part)
+    return found or [{"role": role, "parts": []}]
 
 
 def _is_message(item: JSON) -> bool:
@@ -149,7 +154,7 @@ def _message(value: JSON, role: str) -> Object:
     kind = rest.pop("type", None)
     said_role = rest.pop("role", None) or (kind if kind != "message" else None) or role
     said_role = said_role if isinstance(said_role, str) else dumps(said_role)
-    parts = _reasoning(rest) + _contents(rest, said_role) + _calls(rest)
+    parts: list[JSON] = [*_reasoning(rest), *_contents(rest, said_role), *_calls(rest)]
     message: Object = {"role": _ROLES.get(said_role, said_role), "parts": parts}
     name = rest.pop("name", None)
     if isinstance(name, str):
@@ -157,12 +162,12 @@ def _message(value: JSON, role: str) -> Object:
     return message | {key: said for key, said in rest.items() if said not in (None, [], {}) and key not in message}
 
 
-def _reasoning(rest: Object) -> list[JSON]:
+def _reasoning(rest: Object) -> list[Object]:
     said = rest.pop("reasoning_content", None)
     return [{"type": "reasoning", "content": _text(said)}] if said else []
 
 
-def _contents(rest: Object, role: str) -> list[JSON]:
+def _contents(rest: Object, role: str) -> list[Object]:
     parts = rest.pop("parts", None)
     content = rest.pop("content", None)
     found = [_part(item) for item in parts] if isinstance(parts, list) else [] if parts is None else [_part(parts)]
@@ -179,14 +184,14 @@ def _answers(content: JSON) -> bool:
     return isinstance(content, list) and any(isinstance(item, dict) and item.get("type") in kinds for item in content)
 
 
-def _calls(rest: Object) -> list[JSON]:
+def _calls(rest: Object) -> list[Object]:
     calls = rest.pop("tool_calls", None)
     found = [_tool_call(call) for call in calls] if isinstance(calls, list) else []
     old = rest.pop("function_call", None)
     return found + ([_tool_call(old)] if isinstance(old, dict) else [])
 
 
-def _tool_call(call: JSON) -> JSON:
+def _tool_call(call: JSON) -> Object:
     if not isinstance(call, dict):
         return _part(call)
     inner = call.get("function")
@@ -200,7 +205,7 @@ def _tool_call(call: JSON) -> JSON:
     return made if given is None else made | {"arguments": arguments(given)}
 
 
-def _tool_answer(part: Object) -> JSON:
+def _tool_answer(part: Object) -> Object:
     identity = next((part[key] for key in ("id", "tool_use_id", "tool_call_id", "call_id") if part.get(key)), None)
     response = next((part[key] for key in ("response", "result", "content", "output") if key in part), None)
     return {
@@ -210,18 +215,18 @@ def _tool_answer(part: Object) -> JSON:
     }
 
 
-def _said(part: Object, *keys: str, kind: str = "text") -> JSON:
+def _said(part: Object, *keys: str, kind: str = "text") -> Object:
     for key in keys:
         if part.get(key) is not None:
             return {"type": kind, "content": _text(part[key])}
     return part
 
 
-def _plain(part: Object) -> JSON:
+def _plain(part: Object) -> Object:
     return _said(part, "content", "text")
 
 
-def _thought(part: Object) -> JSON:
+def _thought(part: Object) -> Object:
     return _said(part, "content", "thinking", "text", "summary", "reasoning", kind="reasoning")
 
 
@@ -231,8 +236,8 @@ def _text(value: JSON) -> str:
     return value if isinstance(value, str) else dumps(value)
 
 
-def _media(modality: str, *keys: str) -> Callable[[Object], JSON]:
-    def media(part: Object) -> JSON:
+def _media(modality: str, *keys: str) -> Callable[[Object], Object]:
+    def media(part: Object) -> Object:
         source = next((part[key] for key in keys if part.get(key) is not None), part)
         if isinstance(source, str):
             return _reference(source, modality)
@@ -241,7 +246,7 @@ def _media(modality: str, *keys: str) -> Callable[[Object], JSON]:
     return media
 
 
-def _medium(source: Mapping[str, JSON], modality: str) -> JSON:
+def _medium(source: Mapping[str, JSON], modality: str) -> Object:
     kind = source.get("mime_type") or source.get("media_type") or source.get("format")
     about: Object = {"modality": modality}
     if kind is not None:
@@ -264,17 +269,17 @@ def _reference(url: str, modality: str) -> Object:
     return {"type": "uri", "modality": modality, "uri": url}
 
 
-def _as_it_is(part: Object) -> JSON:
+def _as_it_is(part: Object) -> Object:
     return {"type": part["type"], **part}
 
 
-def _schema_media(part: Object) -> JSON:
+def _schema_media(part: Object) -> Object:
     if isinstance(part.get("file"), dict):
         return _media("document", "file")(part)
     return {"type": part["type"], "modality": part.get("modality") or "document", **part}
 
 
-_PARTS: dict[str, Callable[[Object], JSON]] = {
+_PARTS: dict[str, Callable[[Object], Object]] = {
     **dict.fromkeys(("text", "input_text", "output_text"), _plain),
     **dict.fromkeys(("reasoning", "thinking"), _thought),
     **dict.fromkeys(("tool_call", "tool_use", "function_call", "function"), _tool_call),
@@ -287,7 +292,7 @@ _PARTS: dict[str, Callable[[Object], JSON]] = {
 }
 
 #: Parts that are known by their one key instead of a type.
-_UNTYPED: dict[str, Callable[[JSON], JSON]] = {
+_UNTYPED: dict[str, Callable[[JSON], Object]] = {
     "text": lambda said: {"type": "text", "content": _text(said)},
     "function_call": _tool_call,
     "functionCall": _tool_call,
@@ -297,7 +302,7 @@ _UNTYPED: dict[str, Callable[[JSON], JSON]] = {
 }
 
 
-def _part(value: JSON) -> JSON:
+def _part(value: JSON) -> Object:
     if isinstance(value, str):
         return {"type": "text", "content": value}
     if isinstance(value, dict):

@@ -6,6 +6,7 @@ single events is needed.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -15,6 +16,8 @@ from ..events import Event
 GAP_NS = 250_000_000
 #: How many events are held behind a gap at the most.
 GAP_EVENTS = 1024
+#: How many sources are remembered: a relay hears of processes that come and go.
+SOURCES = 4096
 
 
 @dataclass(slots=True)
@@ -30,9 +33,14 @@ class Ordering:
     """Holds back what came too early; gives each event once, in order."""
 
     def __init__(self) -> None:
-        self._queues: dict[str, _Queue] = {}
+        self._queues: OrderedDict[str, _Queue] = OrderedDict()
+        self._latest: str | None = None
         self.duplicates = 0
         self.skipped = 0
+
+    def __len__(self) -> int:
+        """How many sources are remembered."""
+        return len(self._queues)
 
     @property
     def held(self) -> int:
@@ -41,13 +49,14 @@ class Ordering:
 
     def push(self, event: Event, now_ns: int) -> Iterator[Event]:
         """Take one event; gives those whose turn it is. An event without a number has no order and no double."""
-        seq = event.seq
-        if event.source is None or seq is None:
+        source, seq = event.source, event.seq
+        if source is None or seq is None:
             yield event
             return
-        queue = self._queues.get(event.source)
-        if queue is None:
-            queue = self._queues[event.source] = _Queue()
+        queue = self._queues.get(source) or self._remember(source)
+        if source != self._latest:
+            self._queues.move_to_end(source)
+            self._latest = source
         if seq == queue.next_seq and not queue.held:  # the common case
             queue.next_seq += 1
             yield event
@@ -77,6 +86,14 @@ class Ordering:
             while queue.held:
                 self._skip_to_first(queue)
                 yield from self._ready(queue, 0)
+
+    def _remember(self, source: str) -> _Queue:
+        if len(self._queues) >= SOURCES:
+            quiet = next((name for name, queue in self._queues.items() if not queue.held), None)
+            if quiet is not None:
+                del self._queues[quiet]
+        queue = self._queues[source] = _Queue()
+        return queue
 
     def _skip_to_first(self, queue: _Queue) -> None:
         first = min(queue.held)

@@ -126,9 +126,12 @@ class Source:
         lineage = self._lineage(event)
         place = lineage.agent(event.attempt)
         run = self._run(lineage, now_ns)
-        if run.agent is not None or self._table.is_over(place):
+        if self._table.is_over(place) or (run.agent is not None and run.agent.place == place):
             self._count("duplicate")
             return
+        if run.agent is not None:  # tried again, and nobody has ended the attempt before
+            self._interrupt(run)
+            run = self._run(lineage, now_ns)
         run.ended_ns = None
         run.parent = run.parent or lineage.parent
         run.agent = self._begin(place, event, lineage, now_ns)
@@ -284,15 +287,13 @@ class Source:
         self._table.settle(run)
 
     def _interrupt(self, run: Run) -> int:
-        """End what is open at the last time that was seen in the run, never at now."""
+        """End what is open at the last time that was seen in the run, never at now; what waits is judged before."""
+        self._judge(run, self._now_ns, final=True)
         ended = 0
         for open_ in list(run.open_spans()):
             self._count("interrupted")
             self._finish(run, open_, max(run.last_ns, open_.start_ns), None, "interrupted")
             ended += 1
-        run.early_ends.clear()
-        run.early_moments.clear()
-        self._table.settle(run)
         return ended
 
     # -- moments -------------------------------------------------------------------------------------------------------

@@ -41,15 +41,18 @@ class Pump:
         self._thread: threading.Thread | None = None
 
     def keep(self, event: Event) -> None:
-        """Take an event; over the bound the oldest is dropped, and counted."""
-        ring = self.ring
-        if len(ring) >= self.size:
-            try:
-                ring.popleft()
-                self.dropped += 1
-            except IndexError:  # taken meanwhile
-                pass
-        ring.append(event)
+        """Take an event."""
+        if len(self.ring) >= self.size:
+            self.make_room()
+        self.ring.append(event)
+
+    def make_room(self) -> None:
+        """Over the bound the oldest is dropped, and counted."""
+        try:
+            self.ring.popleft()
+            self.dropped += 1
+        except IndexError:  # taken meanwhile
+            pass
 
     def start(self) -> None:
         """Start the thread. Not at import, not at exit (no thread can be started then): at connect and after a fork."""

@@ -24,7 +24,11 @@ _MAX_PLACES = 8
 _MAX_STEPS = 200_000
 _MAX_TOKENS = 64
 _GAP = 8  # what stands between two quotes and is shorter belongs to them
-_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|x([0-9a-fA-F]{2})|(.))", re.DOTALL)
+_ESCAPE = re.compile(
+    r"\\u[dD]([89abAB][0-9a-fA-F]{2})\\u[dD]([c-fC-F][0-9a-fA-F]{2})"  # the two halves of one character
+    r"|\\(?:u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|x([0-9a-fA-F]{2})|(.))",
+    re.DOTALL,
+)
 _PLAIN_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "0": "\0"}
 _TOKEN = re.compile(r"""[^\s"'`,;()\[\]{}<>=\\]{8,}""")
 
@@ -76,9 +80,11 @@ class _View:
 
 def _resolved(escape: re.Match[str]) -> str:
     """The one character that an escape stands for."""
-    code = escape[1] or escape[2] or escape[3]
+    if escape[1] is not None:
+        return chr(0x10000 + ((int(escape[1], 16) - 0x800) << 10) + int(escape[2], 16) - 0xC00)
+    code = escape[3] or escape[4] or escape[5]
     if code is None:
-        return _PLAIN_ESCAPES.get(escape[4], escape[4])
+        return _PLAIN_ESCAPES.get(escape[6], escape[6])
     return chr(int(code, 16)) if int(code, 16) < 0x110000 else "\ufffd"
 
 
@@ -122,7 +128,9 @@ class Quotes:
                 if len(piece) >= _PART:
                     for start, end in self._common(view, piece, seen):
                         seen[start:end] = b"\1" * (end - start)
-                        yield (*view.span(start, end), label)
+                        if bare := view.text[start:end].strip():
+                            start = view.text.index(bare, start)
+                            yield (*view.span(start, start + len(bare)), label)
 
     def _common(self, view: _View, piece: str, seen: bytearray) -> Iterator[tuple[int, int]]:
         grams = view.grams

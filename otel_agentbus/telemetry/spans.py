@@ -5,21 +5,25 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterable
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
 
-from opentelemetry.trace import TracerProvider
+from opentelemetry.trace import INVALID_SPAN, Span, TracerProvider
 
-from ..events import Event, UnknownEvent
+from ..events import Event, Outcome, UnknownEvent
 from .conventions import Conventions
 from .ids import Ids
 from .names import Flavour
-from .ordering import Ordering
+from .ordering import SOURCES, Ordering
 from .pairing import Source
+from .places import Place
+from .runs import OpenSpan
 from .tracer import can_prepare, our_tracer
 from .writer import SpanWriter
 
 _log = logging.getLogger("otel_agentbus.spans")
+_T = TypeVar("_T")
 
 
 class SpanBridge:
@@ -45,20 +49,24 @@ class SpanBridge:
         self._max_open = max_open_spans
         self._lock = threading.RLock()
         self._ordering = Ordering()
-        self._sources: dict[str, Source] = {}
+        self._sources: OrderedDict[str, Source] = OrderedDict()
         tracer = our_tracer(tracer_provider)
         #: Whether spans get our ids: a tracer that is not the SDK's takes none, and blocks make their own spans there.
         self.works = can_prepare(tracer)
-        self._writer = SpanWriter(tracer, Ids(id_key), Conventions(conventions), capture)
+        writer = SpanWriter(tracer, Ids(id_key), Conventions(conventions), capture)
+        self._writer = _CarefulWriter(writer, self._failed)
 
     def __call__(self, event: Event) -> None:
         """Take one event; never raises."""
         if self.works:
             with self._lock:
-                now_ns = time.monotonic_ns()
-                self._apply(self._ordering.push(event, now_ns))
-                self._apply(self._ordering.expire(now_ns))
-                self._evict()
+                self._isolated(self._take, event)
+
+    def _take(self, event: Event) -> None:
+        now_ns = time.monotonic_ns()
+        self._apply(self._ordering.push(event, now_ns))
+        self._apply(self._ordering.expire(now_ns))
+        self._evict()
 
     def tick(self, now_ns: int | None = None) -> None:
         """Let time pass where no event comes: gaps are given up, and what has waited for its grace is judged."""
@@ -66,8 +74,8 @@ class SpanBridge:
             self._apply(self._ordering.expire(time.monotonic_ns()))
             if not self._ordering.held:
                 wall_ns = time.time_ns() if now_ns is None else now_ns
-                for source in self._sources.values():
-                    source.expire(wall_ns)
+                for source in list(self._sources.values()):
+                    self._isolated(source.expire, wall_ns)
 
     def flush(self) -> None:
         """Apply what waits behind a gap; nothing is judged incomplete."""
@@ -79,8 +87,7 @@ class SpanBridge:
         with self._lock:
             self.flush()
             for name in sorted(self._sources):
-                self._isolated(self._sources[name].close)
-            self._sources.clear()
+                self._isolated(self._sources.pop(name).close)
 
     @property
     def open_spans(self) -> int:
@@ -106,19 +113,36 @@ class SpanBridge:
             if isinstance(event, UnknownEvent):
                 self.counts["unknown"] += 1
                 continue
-            name = event.source or ""
-            source = self._sources.get(name)
-            if source is None:
-                source = self._sources[name] = Source(name, self._writer, self._grace_ns, self._count)
-            self._isolated(source.apply, event)
+            self._isolated(self._source(event.source or "").apply, event)
 
-    def _isolated(self, function: object, *args: object) -> None:
+    def _source(self, name: str) -> Source:
+        source = self._sources.get(name)
+        if source is None:
+            source = self._sources[name] = Source(name, self._writer, self._grace_ns, self._count)
+            if len(self._sources) > SOURCES:
+                self._forget_a_source(name)
+        elif len(self._sources) > 1:
+            self._sources.move_to_end(name)
+        return source
+
+    def _forget_a_source(self, newest: str) -> None:
+        """Of those in which no span is open, the one that has been silent longest; what waits in it is judged."""
+        quiet = (name for name, source in self._sources.items() if name != newest and not source.open_spans)
+        name = next(quiet, None)
+        if name is not None:
+            self._isolated(self._sources.pop(name).close)
+
+    def _isolated(self, function: Callable[..., None], *args: object) -> None:
         try:
-            function(*args)  # type: ignore[operator]  # a bound method of Source
-        except Exception:  # noqa: BLE001 - a foreign span processor may raise; the next event must not suffer
-            self.counts["failed"] += 1
-            if self.counts["failed"] in (1, 10, 100, 1000):
-                _log.exception("An event could not be made into a span (%d so far)", self.counts["failed"])
+            function(*args)
+        except Exception:  # noqa: BLE001 - an event may be anything; the next one must not suffer
+            self._failed()
+
+    def _failed(self) -> None:
+        """Count what could not be made into a span, and log some of it; called where it is being handled."""
+        self.counts["failed"] += 1
+        if self.counts["failed"] in (1, 10, 100, 1000):
+            _log.exception("An event could not be made into a span (%d so far)", self.counts["failed"])
 
     def _count(self, what: str) -> None:
         self.counts[what] += 1
@@ -138,3 +162,36 @@ class SpanBridge:
             if not idle:
                 return
             open_spans -= max(self._sources[min(idle)[1]].evict(), 1)
+
+
+class _CarefulWriter:
+    """A writer that never raises: a foreign span processor may, and then the state machine must not be left half-way."""
+
+    def __init__(self, writer: SpanWriter, failed: Callable[[], None]) -> None:
+        self._writer = writer
+        self._failed = failed
+
+    def begin(self, place: Place, parent: Place | None, event: Event, start_ns: int) -> Span:
+        """Start the span; one that fails is lost, and stands for itself until its end."""
+        return self._isolated(INVALID_SPAN, self._writer.begin, place, parent, event, start_ns)
+
+    def moment(self, span: Span, event: Event) -> None:
+        """Add what happened as an event of the span."""
+        self._isolated(None, self._writer.moment, span, event)
+
+    def standing_moment(self, place: Place, parent: Place | None, event: Event) -> None:
+        """What happened where no span can take it."""
+        self._isolated(None, self._writer.standing_moment, place, parent, event)
+
+    def finish(
+        self, open_: OpenSpan, end_ns: int, end: Event | None, outcome: Outcome, totals: Mapping[str, float]
+    ) -> None:
+        """End the span, with what its end event says."""
+        self._isolated(None, self._writer.finish, open_, end_ns, end, outcome, totals)
+
+    def _isolated(self, otherwise: _T, function: Callable[..., _T], *args: object) -> _T:
+        try:
+            return function(*args)
+        except Exception:  # noqa: BLE001 - a foreign span processor may raise; the next span must not suffer
+            self._failed()
+            return otherwise

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import sys
+import types
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -31,6 +33,8 @@ from pydantic_ai.tools import DeferredToolRequests
 from pydantic_ai.usage import RequestUsage
 
 from otel_agentbus import adapters
+from otel_agentbus.adapters import pydantic_ai
+from otel_agentbus.adapters.pydantic_ai import mapping
 from otel_agentbus.adapters.pydantic_ai.losses import losses
 from otel_agentbus.testing import Captured
 
@@ -498,3 +502,67 @@ async def test_baggage_keeps_what_the_program_put_there_and_calls_carry_nothing_
 
     assert inside == [{"tenant": "t1"}] * 3
     assert get_current() is before
+
+
+# -- when something of ours, or of the framework's inner parts, is not as expected -----------------------------------
+
+
+async def test_a_failure_of_ours_is_counted_and_never_reaches_the_agent(
+    seen: Captured, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        raise TypeError("ours")
+
+    for name in ("llm_block", "tool_block", "agent_end"):
+        monkeypatch.setattr(mapping, name, broken)
+    agent = Agent(scripted(calls(call("look", "c1")), says("blue")), name="guide")
+
+    @agent.tool_plain
+    def look() -> str:
+        return "blue"
+
+    assert (await agent.run("Look")).output == "blue"
+
+    assert losses.counts["a span of pydantic-ai could not be observed"] == 4
+    assert len([record for record in caplog.records if record.name.startswith("otel_agentbus.adapters")]) == 1
+    losses.counts.clear()
+
+
+async def test_a_version_without_the_inner_variable_tells_all_but_the_input(
+    seen: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pydantic_ai._instrumentation", types.ModuleType("changed"))
+
+    await Agent(scripted(says("Paris")), name="guide").run("The capital of France?")
+
+    [request, response] = [row for row in told(seen.events) if row["event"].startswith("llm.")]
+    assert (request["messages_count"], "messages" in request, "messages" in response) == (0, False, True)
+
+
+async def test_content_can_be_kept_out_of_the_events_themselves(
+    seen: Captured, instrumented: adapters.Instrumented
+) -> None:
+    instrumented.off()
+    switch = pydantic_ai.instrument(content=False)
+    agent = Agent(scripted(calls(call("look", "c1", where="up")), says("It is blue.")), name="guide")
+
+    @agent.tool_plain
+    def look(where: str) -> str:
+        return "blue"
+
+    await agent.run("What colour is the sky?", model_settings={"temperature": 0.0})
+    switch.off()
+
+    rows = told(seen.events)
+    assert [row["event"] for row in rows] == [
+        "agent.start",
+        "llm.request",
+        "llm.response",
+        "tool.start",
+        "tool.end",
+        "llm.request",
+        "llm.response",
+        "agent.end",
+    ]
+    assert not [key for row in rows for key in row if key in ("messages", "arguments", "result", "output", "input")]
+    assert [row["messages_count"] for row in rows if row["event"] == "llm.request"] == [1, 3]

@@ -132,6 +132,7 @@ async def test_the_application_gets_its_spans_and_metrics_as_ever(
     Agent.instrument_all(chained.settings)
 
     with adapters.instrument("pydantic-ai"):
+        assert adapters.active()["pydantic-ai"].chained
         await chained.run()
 
     assert Agent._instrument_default is chained.settings

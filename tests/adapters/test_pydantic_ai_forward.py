@@ -364,6 +364,26 @@ async def test_files_and_what_json_cannot_say_are_told_in_short() -> None:
     assert results == {"c1": {"media_type": "image/png", "bytes": 6}, "c2": "fine", "c3": "value=1"}
 
 
+async def test_a_model_that_cannot_tell_its_provider_is_told_without() -> None:
+    class Nameless(TestModel):
+        asked = 0
+
+        @property
+        def system(self) -> str:
+            self.asked += 1
+            if self.asked == 1:
+                raise RuntimeError("not configured yet")
+            return "test"
+
+    bus = Bus()
+
+    assert (
+        await trace_agent(Agent(Nameless(custom_output_text="yes"), name="scorer"), bus.publish, "?")
+    ).output == "yes"
+    assert bus.events[0] == ("llm_request", {"request": 1, "agent": "scorer"})
+    assert losses.counts == {"an event of a run could not be forwarded": 1}
+
+
 # -- a bus that misbehaves --------------------------------------------------------------------------------------------
 
 
@@ -414,6 +434,19 @@ async def test_a_bus_that_hangs_does_not_hold_up_the_run(monkeypatch: pytest.Mon
     await asyncio.gather(*outbox._workers)
     assert stuck == ["llm_request", "llm_response", "llm_complete"]
     assert losses.counts == {"publish hung and was cancelled": 3}
+
+
+async def test_a_plain_function_that_blocks_is_named_as_what_holds_up_the_run(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(outbox, "SLOW", -1.0)
+
+    await trace_agent(Agent(TestModel(custom_output_text="yes")), Bus().publish, "Well?")
+
+    [record] = caplog.records
+    assert record.getMessage() == (
+        "publish has held up the run: make it async, or hand over to a thread in it (1 so far)"
+    )
 
 
 async def test_a_bus_that_is_too_slow_loses_events_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -51,7 +52,7 @@ class Others:
 
 def span_id(span: ReadableSpan) -> int:
     assert span.context is not None
-    return span.context.span_id
+    return int(span.context.span_id)
 
 
 def script(*parts: ToolCallPart) -> FunctionModel:
@@ -137,18 +138,41 @@ async def test_what_a_tool_says_about_the_current_span_stands_on_the_exported_on
     assert span.status.status_code is StatusCode.UNSET
 
 
-async def test_a_sync_tool_runs_in_a_thread_and_its_sub_agent_still_nests(seen: Captured) -> None:
+async def test_what_a_sync_tool_does_in_its_thread_nests_under_it(seen: Captured) -> None:
     agent = Agent(script(ToolCallPart("ask", {}, "c1")), name="planner")
+    threads = [threading.current_thread()]
 
     @agent.tool_plain
     def ask() -> str:
-        return Agent(TestModel(), name="researcher").run_sync("tides").output
+        threads.append(threading.current_thread())
+        with observe.llm("small", provider="local"):
+            return "tides"
 
     await agent.run("Plan it")
 
-    parent = seen.span("invoke_agent researcher").parent
-    assert parent is not None
-    assert parent.span_id == span_id(seen.span("execute_tool ask"))
+    assert threads[0] is not threads[1]
+    seen.assert_tree("""
+        invoke_agent planner
+        ├─ chat large
+        ├─ execute_tool ask
+        │  └─ chat small
+        └─ chat large
+    """)
+
+
+def test_a_sync_run_is_observed_as_well(seen: Captured) -> None:
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        assert Agent(TestModel(), name="guide").run_sync("Well?").output
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()
+
+    seen.assert_tree("""
+        invoke_agent guide
+        └─ chat test
+    """)
 
 
 async def test_a_stream_left_early_leaks_nothing_into_the_consumer(seen: Captured) -> None:

@@ -28,7 +28,7 @@ def test_an_unknown_framework_is_refused_by_name() -> None:
         adapters.instrument("pydantic-ai", "no-such-thing")
 
     assert str(refused.value) == "There is no adapter named 'no-such-thing'; there are: pydantic-ai."
-    assert adapters.active() == ()
+    assert adapters.active() == {}
 
 
 def test_a_framework_that_is_not_installed_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,10 +76,10 @@ def test_switching_on_twice_counts_and_the_last_off_is_off() -> None:
         first.off()
         first.off()
         assert in_force() is settings
-        assert adapters.active() == ("pydantic-ai",)
+        assert [(name, switch.chained) for name, switch in adapters.active().items()] == [("pydantic-ai", False)]
 
     assert in_force() is before
-    assert adapters.active() == ()
+    assert adapters.active() == {}
 
 
 def test_settings_that_somebody_else_made_since_are_left_alone() -> None:

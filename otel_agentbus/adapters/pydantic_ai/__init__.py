@@ -2,7 +2,7 @@
 
 `instrument` speaks pydantic-ai's own instrumentation (the one global hook that it has): its spans become our blocks.
 `trace_agent`, `TraceMixin` and `ForwardEvents` are hooks of single runs that call the application's
-`publish(type, data)`.
+`publish(type, data)`. Tested with pydantic-ai-slim 2.60.0 and 2.68.0.
 """
 
 from __future__ import annotations

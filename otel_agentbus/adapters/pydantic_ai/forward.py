@@ -106,8 +106,10 @@ class ForwardEvents(AbstractCapability[Any]):
         with _UNSEEN:
             self._settle(request_context.messages)
         self._requests += 1
-        model = request_context.model
-        about = {"request": self._requests, "provider": model.system, "model": model.model_name}
+        about: dict[str, Any] = {"request": self._requests}
+        with _UNSEEN:
+            model = request_context.model
+            about |= {"provider": model.system, "model": model.model_name}
         self._put("llm_request", **about)
         began = time.perf_counter()
         try:

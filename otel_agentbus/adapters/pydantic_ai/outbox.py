@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
@@ -17,6 +18,8 @@ Publish: TypeAlias = Callable[[str, dict[str, Any]], object]
 #: How long one awaited publish may take before it is cancelled, and how long the end of a run waits for the last ones.
 PATIENCE = 5.0
 FAREWELL = 1.0
+#: A call of a plain function that takes longer than this is counted: it holds up the run, and all else on the loop.
+SLOW = 0.1
 #: How many events may wait for an awaited publish; later ones are dropped.
 ROOM = 1000
 
@@ -51,12 +54,15 @@ class Outbox:
 
     def put(self, kind: str, data: dict[str, Any]) -> None:
         """Publish one event; never raises."""
+        began = time.perf_counter()
         try:
             answer = self._publish(kind, data)
             if inspect.isawaitable(answer):
                 self._queue(answer)
         except Exception as error:  # noqa: BLE001 - the application's own function must not fail its run
             losses.count("publish failed", error)
+        if time.perf_counter() - began > SLOW:
+            losses.count("publish has held up the run: make it async, or hand over to a thread in it")
 
     def _queue(self, answer: Awaitable[Any]) -> None:
         if len(self._waiting) >= ROOM:

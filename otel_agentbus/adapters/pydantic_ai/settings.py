@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.metrics import NoOpMeterProvider
@@ -122,10 +121,3 @@ def instrument(*, content: bool = True) -> Instrumentation:
 
 def _in_force() -> InstrumentationSettings | bool:
     return getattr(Agent, "_instrument_default", False)  # there is no public way to ask
-
-
-def status() -> Mapping[str, bool]:
-    """What `doctor` wants to know: whether our settings are in force, and whether others are chained behind them."""
-    settings = _in_force()
-    ours = isinstance(settings, BusInstrumentation)
-    return {"in_force": ours, "chained": isinstance(settings, BusInstrumentation) and settings.previous is not None}

@@ -29,7 +29,6 @@ from opentelemetry.trace import (
     use_span,
 )
 
-from ...invocation import Frame, enter, leave
 from ...observe import Block, installed
 from . import mapping
 from .losses import Shielded
@@ -234,14 +233,11 @@ class _Current(AbstractContextManager[Span]):
         self._span = span
         self._used = used
         self._before: Context | None = None
-        self._bare: Context | None = None
-        self._under: Frame | None = None
+        self._inside: Context | None = None
 
     def __enter__(self) -> Span:
         with _UNSEEN:
-            if self._used is None and self._span.kind != "agent":
-                self._take_off_baggage()
-            self._under = _under(get_current_span())
+            self._settle_in(held(get_current_span()))
             self._span.begin()
         if self._used is not None:
             self._used.__enter__()
@@ -256,29 +252,38 @@ class _Current(AbstractContextManager[Span]):
         finally:
             with _UNSEEN:
                 self._span.finish(error)
-            if self._under is not None:
-                leave(self._under)
-            if self._before is not None and get_current() is self._bare:
+            if self._before is not None and get_current() is self._inside:
                 attach(self._before)
 
-    def _take_off_baggage(self) -> None:
-        """Leave out of the baggage, while a call runs, what pydantic-ai put there only because it is instrumented."""
+    def _settle_in(self, holder: ObservedSpan | None) -> None:
+        span = self._span
+        if holder is not None and holder.home is not None:
+            span.home = holder.home.copy()
+        if self._used is not None:
+            return
         context = before = get_current()
-        for key in _BAGGAGE:
-            if baggage.get_baggage(key, context) is not None:
-                context = baggage.remove_baggage(key, context)
+        if span.kind != "agent":
+            context = _without_ours(context)
+        if span.home is not None:
+            context = set_span_in_context(span, context)
         if context is not before:
-            self._before, self._bare = before, context
+            self._before, self._inside = before, context
             attach(context)
 
 
-def _under(span: Span) -> Frame | None:
-    """Where a span of ours is current that lives elsewhere (a realtime session's), be in its block here too."""
-    if not isinstance(span, ObservedSpan) or span.home is None or span.block is None or span.block.ended:
-        return None
-    frame = Frame(span.block.invocation, span.block.call)
-    enter(frame)
-    return frame
+def _without_ours(context: Context) -> Context:
+    """Leave out of the baggage, while a call runs, what pydantic-ai put there only because it is instrumented."""
+    for key in _BAGGAGE:
+        if baggage.get_baggage(key, context) is not None:
+            context = baggage.remove_baggage(key, context)
+    return context
+
+
+def held(span: Span) -> ObservedSpan | None:
+    """The observed span, if it is one that lives in a context of its own: a realtime session's, a durable engine's."""
+    if isinstance(span, ObservedSpan) and span.home is not None and span.block is not None and not span.block.ended:
+        return span
+    return None
 
 
 class ObservingTracer(Tracer):
@@ -309,8 +314,8 @@ class ObservingTracer(Tracer):
             return previous or NonRecordingSpan(get_current_span(context).get_span_context())
         span = ObservedSpan(self, observed, attributes, previous)
         with _UNSEEN:
-            span.home = contextvars.copy_context()
-            span.home.run(_under, get_current_span(context))
+            holder = held(get_current_span(context))
+            span.home = contextvars.copy_context() if holder is None or holder.home is None else holder.home.copy()
             span.begin()
         return span
 
