@@ -21,7 +21,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from .streams import in_context
+from .streams import in_context, is_coroutine_function, stepped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,11 +89,19 @@ class Invocation:
         return cls(id, None, root_id or id, remote=True, **fields)
 
     def run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call `function` with this run as the current one, and give back what it returns."""
-        frame = Frame(self)
-        enter(frame, top())
+        """Call `function`, or await it, with this run as the current one, and give back what it returns."""
+        if is_coroutine_function(function):
+            return self._run_awaited(function, *args, **kwargs)  # type: ignore[return-value]  # a coroutine, too
+        frame = self.push()
         try:
             return function(*args, **kwargs)
+        finally:
+            leave(frame)
+
+    async def _run_awaited(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        frame = self.push()
+        try:
+            return await function(*args, **kwargs)
         finally:
             leave(frame)
 
@@ -199,6 +207,7 @@ _this_thread = _ThisThread()
 
 #: A thread and a task: not their numbers, which are given again to others.
 Owner = tuple[object, "weakref.ref[asyncio.Task[Any]] | None"]
+_NOBODY: Owner = (object(), None)
 
 
 def owner() -> Owner:
@@ -247,11 +256,12 @@ def mint_invocation_id() -> str:
 def carry(function: Callable[P, R]) -> Callable[P, R]:
     """Bind the run that is current now, and all else in this context, to a callable that runs elsewhere, later.
 
-    For a thread, a pool or a callback that copies no context. A coroutine function stays one. Each call has a copy of
-    the context of its own, so that calls may overlap.
+    For a thread, a pool or a callback that copies no context. A coroutine function stays one, and what a generator
+    function yields is stepped in the context, too. Each call has a copy of the context of its own, so that calls may
+    overlap.
     """
-    context = contextvars.copy_context()
-    if inspect.iscoroutinefunction(function):
+    context = _bound_context()
+    if is_coroutine_function(function):
 
         @functools.wraps(function)
         async def carried_coroutine(*args: P.args, **kwargs: P.kwargs) -> Any:
@@ -259,11 +269,30 @@ def carry(function: Callable[P, R]) -> Callable[P, R]:
 
         return carried_coroutine  # type: ignore[return-value]  # a coroutine function in, a coroutine function out
 
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+
+        @functools.wraps(function)
+        def carried_stream(*args: P.args, **kwargs: P.kwargs) -> Any:
+            return stepped(function(*args, **kwargs), context.copy())
+
+        return carried_stream
+
     @functools.wraps(function)
     def carried(*args: P.args, **kwargs: P.kwargs) -> R:
         return context.copy().run(function, *args, **kwargs)
 
     return carried
+
+
+def _bound_context() -> contextvars.Context:
+    """This context, in which what starts belongs to the run of now even when that has ended, in its own task too."""
+    context = contextvars.copy_context()
+    frame = enclosing()
+    if frame is not None and not isinstance(frame, Boundary):
+        mark = Frame(frame.invocation, frame.call)
+        mark.parent, mark.ended, mark.owner = frame, True, _NOBODY
+        context.run(_current.set, mark)
+    return context
 
 
 class InvocationExecutor(ThreadPoolExecutor):

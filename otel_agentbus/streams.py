@@ -9,6 +9,7 @@ is, and timeouts and cancel scopes across a `yield` work.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -54,6 +55,11 @@ async def in_context(context: Context, function: Callable[..., Awaitable[T]], *a
     """Await `function(...)` with every one of its steps inside `context`."""
     result: T = await _Steps(context, context.run(function, *args, **kwargs).__await__())
     return result
+
+
+def is_coroutine_function(function: Any) -> bool:
+    """Whether calling it gives a coroutine: an `async def`, a partial of one, an object whose call is one."""
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
 
 class _Life:
@@ -225,26 +231,56 @@ class AsyncStream(AsyncIterator[T]):
         close = getattr(self._source, "aclose", None)
         if close is None or not self._begun:
             self._end(GeneratorExit())
-        elif self._loop is None or self._loop.is_closed():
-            _close_now(close, self._context, self._life)
-        else:  # the collector may run in any thread
-            closing = _close_later(close, self._context, self._life)
-            self._loop.call_soon_threadsafe(self._loop.create_task, closing)
+        else:
+            closing = _Closing(close, self._context, self._life)
+            if self._loop is None or self._loop.is_closed():
+                closing.at_once()
+            else:  # the collector may run in any thread
+                self._loop.call_soon_threadsafe(closing.begin, self._loop)
 
 
-async def _close_later(close: Callable[[], Awaitable[None]], context: Context, life: _Life) -> None:
-    """Close the source of a stream that was dropped, on the loop that it ran on."""
-    try:
-        await _Steps(context, context.run(close).__await__())
-    finally:
-        context.run(life.end, GeneratorExit())
+class _Closing:
+    """The cleanup of a stream that was dropped: by the loop that it ran on or, where that takes it no more, at once."""
+
+    def __init__(self, close: Callable[[], Awaitable[None]], context: Context, life: _Life) -> None:
+        self._close = close
+        self._context = context
+        self._life = life
+        self._begun = False
+
+    def begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Close in a task of the loop."""
+        loop.create_task(self._in_task())
+
+    async def _in_task(self) -> None:
+        self._begun = True
+        try:
+            await _Steps(self._context, self._context.run(self._close).__await__())
+        finally:
+            self._context.run(self._life.end, GeneratorExit())
+
+    def at_once(self) -> None:
+        """Close until the end or the first real wait; no loop is left to wait with."""
+        self._begun = True
+        step = self._context.run(self._close).__await__()
+        try:
+            self._context.run(step.send, None)
+        except (StopIteration, RuntimeError):
+            pass
+        finally:
+            self._context.run(self._life.end, GeneratorExit())
+
+    def __del__(self) -> None:
+        if not self._begun and not sys.is_finalizing():  # the loop was closed, or its task cancelled, before it began
+            self.at_once()
 
 
-def _close_now(close: Callable[[], Awaitable[None]], context: Context, life: _Life) -> None:
-    """Run an async cleanup to its end or its first real wait; no loop is left to wait with."""
-    step = context.run(close).__await__()
-    try:
-        context.run(step.send, None)
-    except (StopIteration, RuntimeError):
-        pass
-    context.run(life.end, GeneratorExit())
+def stepped(
+    source: Any, context: Context, first: Callable[[], None] | None = None, ended: Ended | None = None
+) -> Any:
+    """The stream of a generator, or of anything that can be iterated, sync or async; see `SyncStream`, `AsyncStream`."""
+    if hasattr(source, "__anext__") or (hasattr(source, "__aiter__") and not hasattr(source, "__iter__")):
+        return AsyncStream(
+            source if hasattr(source, "__anext__") else context.run(source.__aiter__), context, first, ended
+        )
+    return SyncStream(source if hasattr(source, "__next__") else context.run(iter, source), context, first, ended)

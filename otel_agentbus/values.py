@@ -170,7 +170,7 @@ def _headers(value: object) -> object:
 
 
 def _header(number: int, entry: str) -> tuple[str, str]:
-    name, equals, text = (part.strip() for part in entry.partition("="))
+    name, equals, text = (part.strip(" \t") for part in entry.partition("="))
     if not equals or not _TOKEN.fullmatch(name):  # what stands there may be the secret: say only which entry
         raise ValueError(f"entry {number} is not name=value; separate entries by commas and percent-encode values")
     if not _HEADER_VALUE.fullmatch(text):

@@ -210,7 +210,7 @@ _leaves = (
     | st.decimals()
     | st.uuids()
     | st.integers(0, len(oddities()) - 1).map(lambda index: oddities()[index])
-    | st.integers(1, 5000).map(lambda length: "x\n\"\u20ac" * length)
+    | st.integers(1, 5000).map(lambda length: 'x\n"\u20ac' * length)
 )
 
 #: Whatever an application may hand over as content.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, get_args
 
 import pytest
@@ -163,7 +164,9 @@ def _with_canaries(draw: st.DrawFn) -> Any:
 
 @anything
 @given(_with_canaries(), st.lists(hostile.values, max_size=2))
-def test_without_capture_no_content_is_left_anywhere_not_even_in_the_texts_of_errors(value: Any, others: list[Any]) -> None:
+def test_without_capture_no_content_is_left_anywhere_not_even_in_the_texts_of_errors(
+    value: Any, others: list[Any]
+) -> None:
     policy = ContentPolicy()
     said = [value, *others]
     quoted = [str(ValueError(value)), f"cannot parse {value!r}", repr(value), f"no {CANARY}", json.dumps(str(value))]
@@ -268,7 +271,9 @@ def test_all_parameters_are_captured_with_the_content(mode: Capture) -> None:
 
 def test_content_that_is_too_long_is_cut_and_counted_and_still_is_its_schema() -> None:
     policy = ContentPolicy("SPAN_ONLY", max_bytes=500)
-    applied = policy.apply(request([{"role": "user", "content": "word " * 10_000}, {"role": "user", "content": "short"}]))
+    applied = policy.apply(
+        request([{"role": "user", "content": "word " * 10_000}, {"role": "user", "content": "short"}])
+    )
     text = str(applied.messages)
     assert len(text.encode()) <= 500
     first, second = json.loads(text)
@@ -361,7 +366,11 @@ def test_the_text_of_an_error_quotes_content_only_where_spans_carry_it(mode: Cap
 
 def test_an_event_with_both_content_and_an_error_is_looked_at_as_one() -> None:
     event = ToolCall(
-        tool="t", duration=1.0, success=False, arguments={"q": "a question of mine"}, error_message="no a question of mine"
+        tool="t",
+        duration=1.0,
+        success=False,
+        arguments={"q": "a question of mine"},
+        error_message="no a question of mine",
     )
     assert ContentPolicy().apply(event).error_message == "no [content]"
 
@@ -438,7 +447,12 @@ def test_the_end_of_a_long_stack_trace_is_kept() -> None:
 @anything
 @given(hostile.values)
 def test_span_data_of_any_form_is_made_harmless(value: Any) -> None:
-    data = {"events": [value, [value, value, value], ["e", 1, {"k": value}]], "links": value, "status": value, "x": value}
+    data = {
+        "events": [value, [value, value, value], ["e", 1, {"k": value}]],
+        "links": value,
+        "status": value,
+        "x": value,
+    }
     applied = ContentPolicy().apply(request(None, attributes={"agentbus.span": data, "k": value}))
     json.dumps(applied.attributes, allow_nan=False).encode()
     span = applied.attributes["agentbus.span"]
@@ -510,6 +524,16 @@ def exported(attributes: dict[str, Any]) -> list[ReadableSpan]:
     return list(exporter.get_finished_spans())
 
 
+@pytest.fixture
+def _quiet_sdk() -> Iterator[None]:
+    """The SDK warns of empty keys, of which there are many here."""
+    logger = logging.getLogger("opentelemetry.attributes")
+    logger.disabled = True
+    yield
+    logger.disabled = False
+
+
+@pytest.mark.usefixtures("_quiet_sdk")
 @anything
 @given(hostile.values, st.sampled_from(MODES), st.integers(256, 5000))
 def test_whatever_comes_is_never_raised_over_and_can_be_exported(value: Any, mode: Capture, max_bytes: int) -> None:
@@ -538,7 +562,9 @@ def test_whatever_comes_is_never_raised_over_and_can_be_exported(value: Any, mod
     assert policy.failures == 0
 
 
-@pytest.mark.parametrize("field", ["agent", "invocation_id", "conversation_id", "channel", "tracestate", "parent_call_id"])
+@pytest.mark.parametrize(
+    "field", ["agent", "invocation_id", "conversation_id", "channel", "tracestate", "parent_call_id"]
+)
 def test_names_and_ids_of_the_envelope_can_always_be_encoded(field: str) -> None:
     for bad in ("\ud800", "x" * 100_000, "é" * 1000, 7, hostile.Broken(), b"bytes", ["list"]):
         policy = ContentPolicy()
@@ -573,6 +599,7 @@ def test_names_that_were_seen_before_do_not_vouch_for_others() -> None:
     policy = ContentPolicy()
     good = response(None, call_id="c", response_id="r", finish_reasons=["stop"], response_model="m")
     assert policy.apply(good) is good
+    bad: Any
     for field, bad in (
         ("call_id", "\ud800"),
         ("response_id", "x" * 5000),
@@ -617,7 +644,7 @@ def test_the_run_is_over_with_its_roots_end_but_a_late_error_still_finds_it() ->
     policy.apply(AgentEnd(**RUN))
     assert policy.apply(failed(f"late: {PROMPT}")).error_message == "late: [content]"
     for number in range(40):
-        run = {"invocation_id": f"r{number}", "root_invocation_id": f"r{number}"}
+        run: dict[str, Any] = {"invocation_id": f"r{number}", "root_invocation_id": f"r{number}"}
         policy.apply(request("something else", **run))
         policy.apply(AgentEnd(**run))
     assert policy.apply(failed(f"late: {PROMPT}")).error_message == f"late: {PROMPT}"

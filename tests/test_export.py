@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import threading
+from types import SimpleNamespace
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc  # type: ignore[import-untyped, unused-ignore]
 import pytest
+import requests
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from otel_agentbus._version import __version__
 from otel_agentbus.settings import Settings
+from otel_agentbus.telemetry import export
 from otel_agentbus.telemetry.export import CountingMetricExporter, CountingSpanExporter, Delivery
 from otel_agentbus.telemetry.providers import Pipeline, build
 from tests.receivers import (
@@ -162,6 +166,31 @@ def test_headers_given_as_argument_keep_those_of_the_environment_from_leaving(
     for received in sent:
         assert "authorization" not in received
         assert received.items() >= headers.items()
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
+def test_a_credential_plug_in_makes_the_session_or_the_channel_credentials(
+    monkeypatch: pytest.MonkeyPatch, certificate: Certificate, built: list[Pipeline], protocol: str
+) -> None:
+    def credentials() -> Any:
+        if protocol == "grpc":
+            return grpc.ssl_channel_credentials(certificate.file.read_bytes())
+        session = requests.Session()
+        session.auth = ("user", "from the plug-in")
+        return session
+
+    monkeypatch.setenv(f"OTEL_PYTHON_EXPORTER_OTLP_{protocol[:4].upper()}_CREDENTIAL_PROVIDER", "mine")
+    monkeypatch.setattr(export, "entry_points", lambda **_: [SimpleNamespace(load=lambda: credentials)])
+    with HttpReceiver({"/v1/traces": Reply(301)}) as by_http, GrpcReceiver(certificate=certificate) as by_grpc:
+        endpoint = f"https://{by_grpc.address}" if protocol == "grpc" else by_http.url
+        pipeline = build(Settings(protocol=protocol, endpoint=endpoint))
+        built.append(pipeline)
+        emit(pipeline)
+        assert pipeline.force_flush(10) is (protocol == "grpc")
+        assert len(by_grpc.received) + len(by_http.received) == 2
+    if protocol != "grpc":
+        assert all(request.headers["authorization"].startswith("Basic ") for request in by_http.received)
+        assert [delivery.failed for delivery in pipeline.deliveries] == [1, 0]  # a redirect is none of its successes
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])

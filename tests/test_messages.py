@@ -220,7 +220,10 @@ def test_a_finish_reason_is_found_or_follows_from_what_happened(answer: JSON, su
 
 def test_instructions_are_parts() -> None:
     assert system_instructions("be kind") == [text("be kind")]
-    assert system_instructions(["be kind", {"type": "text", "text": "and brief"}]) == [text("be kind"), text("and brief")]
+    assert system_instructions(["be kind", {"type": "text", "text": "and brief"}]) == [
+        text("be kind"),
+        text("and brief"),
+    ]
     assert system_instructions({"role": "system", "content": "be kind"}) == [text("be kind")]
     assert system_instructions('[{"type":"text","content":"be kind"}]') == [text("be kind")]
 

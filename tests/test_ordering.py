@@ -169,7 +169,7 @@ def test_whatever_is_lost_the_rest_comes_in_order_and_every_number_is_accounted_
             applied += pushed(ordering, [waiting.pop()], now_ns=now_ns)
     applied += seqs_of(ordering.drain())
     assert applied == sorted(applied, key=lambda seq: -1 if seq is None else seq)
-    assert len(applied) == len(set(applied)) == len(kept) - ordering.duplicates  # the late ones come below the watermark
+    assert len(applied) == len(set(applied)) == len(kept) - ordering.duplicates  # the late ones are below the watermark
     if kept:
         assert len(applied) + ordering.skipped == max(kept) + 1
 

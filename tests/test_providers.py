@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import random
 import threading
+from types import SimpleNamespace
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from opentelemetry import metrics, trace
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Sampler
 
+from otel_agentbus import values
 from otel_agentbus.errors import ConfigurationError
 from otel_agentbus.settings import Settings
+from otel_agentbus.telemetry import providers
 from otel_agentbus.telemetry.export import Delivery, UnseededIds
+from otel_agentbus.telemetry import providers
 from otel_agentbus.telemetry.providers import Pipeline, build
 from tests.receivers import HttpReceiver, emit, forget_environment, in_a_process_of_its_own
 
@@ -176,6 +183,18 @@ def test_global_providers_of_the_application_are_used_and_left_alone() -> None:
         AGENTBUS_SET_GLOBAL="1",
     )
     assert found == [True, True, False, False, 0, True, ["mine"]]
+
+
+def test_looking_again_finds_providers_and_never_replaces_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = TracerProvider(shutdown_on_exit=False), TracerProvider(shutdown_on_exit=False)
+    meters = MeterProvider(shutdown_on_exit=False)
+    pipeline, disabled = build(Settings()), build(Settings(sdk_disabled=True))
+    monkeypatch.setattr(trace, "get_tracer_provider", lambda: first)
+    monkeypatch.setattr(metrics, "get_meter_provider", lambda: meters)
+    assert [pipeline.resolve(), pipeline.resolve(), disabled.resolve()] == [True, False, False]
+    monkeypatch.setattr(trace, "get_tracer_provider", lambda: second)
+    assert pipeline.resolve() is False
+    assert (pipeline.tracer_provider, pipeline.meter_provider) == (first, meters)
 
 
 def test_providers_that_the_application_sets_later_are_found_by_looking_again() -> None:
@@ -366,6 +385,28 @@ def test_an_empty_limit_variable_means_the_default_and_not_no_limit(
     attributes = {str(number): number for number in range(200)}
     span = one_span(Settings(traces_exporter="console", metrics_exporter="none"), built, attributes=attributes)
     assert len(span.attributes) == 128
+
+
+def test_a_sampler_of_a_package_gets_the_argument_as_text(
+    monkeypatch: pytest.MonkeyPatch, built: list[Pipeline]
+) -> None:
+    asked: list[str] = []
+
+    def make(argument: str) -> Sampler:
+        asked.append(argument)
+        return ALWAYS_OFF
+
+    found = [SimpleNamespace(load=lambda: make)]
+    monkeypatch.setattr(values, "entry_points", lambda **_: found)
+    monkeypatch.setattr(providers, "entry_points", lambda **_: found)
+    settings = Settings(traces_exporter="console", metrics_exporter="none", sampler="mine", sampler_arg="7 a second")
+    built.append(build(settings))
+    assert isinstance(built[0].tracer_provider, TracerProvider)
+    assert built[0].tracer_provider.sampler is ALWAYS_OFF
+    assert asked == ["7 a second"]
+    monkeypatch.setattr(providers, "entry_points", lambda **_: [])
+    with pytest.raises(ConfigurationError, match="OTEL_TRACES_SAMPLER is 'mine': that plug-in cannot be made"):
+        build(settings)
 
 
 @pytest.mark.parametrize(

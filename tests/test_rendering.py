@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -63,9 +65,9 @@ def test_what_json_can_say_is_copied_as_it_is() -> None:
         (1 << 63, "9223372036854775808"),
         ((1 << 63) - 1, (1 << 63) - 1),
         (10**5000, "[int of 16610 bits]"),
-        (hostile.dt.timedelta(seconds=90), "0:01:30"),
-        (hostile.dt.date(2026, 11, 21), "2026-11-21"),
-        (hostile.Decimal("1.50"), "1.50"),
+        (dt.timedelta(seconds=90), "0:01:30"),
+        (dt.date(2026, 11, 21), "2026-11-21"),
+        (Decimal("1.50"), "1.50"),
         (ValueError("oops"), "ValueError: oops"),
         (hostile.Text("text"), "text"),
         (hostile.Broken(), "[unreadable Broken: RuntimeError]"),

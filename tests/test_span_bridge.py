@@ -228,8 +228,8 @@ def test_a_second_attempt_interrupts_the_first_one() -> None:
     emit(AgentEnd, 5, **RUN, duration=3.0, attempt=2)
     seen = bridged().feed(emit.events)
     assert seen.rows() == [
-        ("invoke_agent a", None, 0, 1, "interrupted"),
-        ("chat m", "invoke_agent a", 1, 1, "interrupted"),
+        ("invoke_agent a", None, 0, 2, "interrupted"),
+        ("chat m", "invoke_agent a", 1, 2, "interrupted"),
         ("invoke_agent a", None, 2, 5, "ok"),
         ("chat m", "invoke_agent a", 3, 4, "ok"),
     ]
@@ -455,7 +455,11 @@ def test_a_flush_or_close_of_an_untouched_bridge_is_nothing() -> None:
 
 def content_of(capture: str) -> tuple[set[str], list[str]]:
     """The attribute and the event names of a model call's span that hold content."""
-    with testing.capture(capture_content=capture) as seen, agent("a"), llm("m", messages=[{"role": "user", "content": "hello"}]) as call:
+    with (
+        testing.capture(capture_content=capture) as seen,
+        agent("a"),
+        llm("m", messages=[{"role": "user", "content": "hello"}]) as call,
+    ):
         call.record(messages=[{"role": "assistant", "content": "goodbye"}])
     span = seen.span("chat m")
     said = {key for key, value in (span.attributes or {}).items() if "hello" in str(value) or "goodbye" in str(value)}
@@ -476,8 +480,10 @@ def test_content_stands_where_the_capture_mode_says() -> None:
 
 @pytest.mark.parametrize("kind", ["agent", "llm", "tool"])
 def test_user_code_may_set_the_status_of_the_current_span(kind: str) -> None:
+    blocks: dict[str, Callable[[str], Any]] = {"agent": agent, "llm": llm, "tool": tool}
+
     def block() -> Any:
-        return {"agent": lambda: agent("a"), "llm": lambda: llm("a"), "tool": lambda: tool("a")}[kind]()
+        return blocks[kind]("a")
 
     with testing.capture() as seen:
         with block():
@@ -491,7 +497,10 @@ def test_user_code_may_set_the_status_of_the_current_span(kind: str) -> None:
             raise ValueError("boom")
         with block():
             pass
-    found = [(span.status.status_code, span.status.description, (span.attributes or {}).get("error.type")) for span in seen.spans]
+    found = [
+        (span.status.status_code, span.status.description, (span.attributes or {}).get("error.type"))
+        for span in seen.spans
+    ]
     assert found == [
         (StatusCode.OK, None, None),
         (StatusCode.ERROR, "it went wrong", "_OTHER"),
@@ -569,7 +578,7 @@ def test_links_and_events_of_user_code_arrive_with_their_times() -> None:
         current.record_exception(KeyError("handled"))
     span = seen.span("renamed")
     assert [(link.context.span_id, dict(link.attributes or {})) for link in span.links] == [(8, {"why": "because"})]
-    assert [(event.name, event.timestamp) for event in span.events][0] == ("then", 123)
+    assert (span.events[0].name, span.events[0].timestamp) == ("then", 123)
     assert span.events[1].name == "exception"
     assert (span.events[1].attributes or {})["exception.type"] == "KeyError"
     assert (span.attributes or {})["mine"] == (1, 2)

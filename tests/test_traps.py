@@ -48,7 +48,7 @@ def test_accepted_probes_are_no_problem() -> None:
             answer("broken", speaks="http/2"),
             {},
             (
-                "http://h:4318/v1/traces is a gRPC port, but OTEL_EXPORTER_OTLP_PROTOCOL is http/protobuf: "
+                "http://h:4318 is a gRPC port, but OTEL_EXPORTER_OTLP_PROTOCOL is http/protobuf: "
                 "set it to grpc, or set OTEL_EXPORTER_OTLP_ENDPOINT to the HTTP port, usually 4318."
             ),
         ),
@@ -64,7 +64,7 @@ def test_accepted_probes_are_no_problem() -> None:
             answer("broken", protocol="grpc", words="Trying to connect an http1.x server"),
             {"protocol": "grpc"},
             (
-                "http://h:4318/v1/traces is an HTTP port, but OTEL_EXPORTER_OTLP_PROTOCOL is grpc: "
+                "http://h:4318 is an HTTP port, but OTEL_EXPORTER_OTLP_PROTOCOL is grpc: "
                 "set it to http/protobuf, or set OTEL_EXPORTER_OTLP_ENDPOINT to the gRPC port, usually 4317."
             ),
         ),
@@ -226,6 +226,17 @@ def test_one_cause_for_both_signals_is_told_once() -> None:
 )
 def test_a_wrong_setup_is_told_without_any_probe(settings: dict[str, object], sentence: str) -> None:
     assert problems(settings=settings) == [sentence]
+
+
+def test_a_framework_that_connect_would_refuse_is_told() -> None:
+    adapters = {"pydantic-ai": None, "crewai": "1.0"}
+    assert problems(*GOOD, instrumented=("pydantic-ai", "crewai", "xyz"), adapters=adapters) == [
+        "AGENTBUS_INSTRUMENT names pydantic-ai, which is not installed: connect() will refuse it; take it out.",
+        (
+            "AGENTBUS_INSTRUMENT names xyz, which has no adapter (there are: pydantic-ai, crewai): "
+            "connect() will refuse it; take it out."
+        ),
+    ]
 
 
 def test_nothing_is_wrong_without_variables_where_the_application_has_a_provider() -> None:

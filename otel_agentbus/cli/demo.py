@@ -71,7 +71,7 @@ def demo(
         outline = Outline()
         finished = perform(bus, outline, console, fast=fast)
         for sentence in whereabouts(bus, read_origin(outline.trace), jaeger.rstrip("/")):
-            console.print(sentence, markup=False, soft_wrap=True)
+            console.print(sentence, markup=False, soft_wrap=sentence.startswith(jaeger))  # a broken link is none
     raise typer.Exit(0 if finished else 130)
 
 

@@ -17,6 +17,8 @@ from otel_agentbus.values import SIGNALS, Signal
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
 
     from otel_agentbus.telemetry.probe import Answer
 
@@ -169,18 +171,28 @@ def _show(report: Report, console: Console, every: bool) -> None:
     if report.facts is not None:
         _show_settings(report.facts.settings, console, every)
         _show_way(report, report.facts, console)
-    console.print("\nFindings", style="bold")
+    _show_findings(report, console)
+
+
+def _show_findings(report: Report, console: Console) -> None:
+    table = _columns()
     for finding in report.findings:
         sign, style = ("✗", "red") if finding.level == "problem" else ("·", "dim")
-        console.print(f"  {sign} {finding.sentence}", style=style, markup=False)
+        table.add_row(sign, _plain(finding.sentence), style=style)
     if report.healthy:
-        console.print("  ✓ No problem found.", style="green")
+        table.add_row("✓", "No problem found.", style="green")
+    console.print("\nFindings", style="bold")
+    console.print(table)
+
+
+def _columns() -> Table:
+    from rich.table import Table
+
+    return Table(box=None, show_header=False, padding=(0, 1, 0, 1))
 
 
 def _show_settings(settings: Settings, console: Console, every: bool) -> None:
-    from rich.table import Table
-
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 2))
+    table = _columns()
     shown = [name for name in Settings.model_fields if every or settings.origin(name).kind != "default"]
     for name in shown:
         origin = settings.origin(name)
@@ -207,7 +219,7 @@ def _show_way(report: Report, facts: Facts, console: Console) -> None:
         console.print(f"  {name}: {state}", markup=False)
 
 
-def _plain(text: str) -> Any:
+def _plain(text: str) -> Text:
     from rich.text import Text
 
     return Text(text)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import otel_agentbus as agentbus
 from otel_agentbus.cli import standins
 
-QUESTION = "Are sodium-ion batteries ready to replace lithium ones on the grid?"
+QUESTION = "Can sodium-ion batteries replace lithium on the grid?"
 
 T = TypeVar("T")
 

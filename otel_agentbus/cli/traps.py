@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -58,16 +59,8 @@ class Finding:
 
 def findings(facts: Facts) -> list[Finding]:
     """Everything that is worth saying, problems first."""
-    traps = (
-        nothing_leaves,
-        bad_answers,
-        timeout_in_milliseconds,
-        wired_twice,
-        half_exported,
-        nothing_emitted,
-        no_flush,
-    )
-    found = [finding for trap in traps for finding in trap(facts)]
+    wrong = (nothing_leaves, bad_answers, timeout_in_milliseconds, no_such_adapter, wired_twice)
+    found = [finding for trap in (*wrong, half_exported, nothing_emitted, no_flush) for finding in trap(facts)]
     return sorted(dict.fromkeys(found), key=lambda finding: finding.level != "problem")
 
 
@@ -123,9 +116,15 @@ def bad_answers(facts: Facts) -> Iterator[Finding]:
             yield _problem(next(sentence for sentence in sentences if sentence))
 
 
+def _host(answer: Answer) -> str:
+    """The endpoint without its path, so that one cause for both signals is told once."""
+    scheme, separator, rest = answer.endpoint.rpartition("://")
+    return f"{scheme}{separator}{rest.partition('/')[0]}"
+
+
 def crossed_ports(facts: Facts, answer: Answer) -> str | None:
     """HTTP spoken to a gRPC port, or gRPC to an HTTP port; told by what the port speaks, not by its number."""
-    variable, endpoint = _variable(facts, answer.signal, "endpoint"), answer.endpoint
+    variable, endpoint = _variable(facts, answer.signal, "endpoint"), _host(answer)
     protocol = _variable(facts, answer.signal, "protocol")
     if answer.protocol == "http/protobuf" and answer.speaks == "http/2":
         return (
@@ -172,9 +171,8 @@ def no_metrics_here(facts: Facts, answer: Answer) -> str | None:
 
 def _plainly(facts: Facts, answer: Answer) -> str:
     variable = _variable(facts, answer.signal, "endpoint")
-    said = f" ({answer.words})" if answer.words else ""
-    what, endpoint = answer.signal, answer.endpoint
-    host = endpoint[: -len(urlsplit(endpoint).path)] if "://" in endpoint and urlsplit(endpoint).path else endpoint
+    said = f" ({textwrap.shorten(answer.words, 120, placeholder='…')})" if answer.words else ""
+    what, endpoint, host = answer.signal, answer.endpoint, _host(answer)
     return {
         "partial": f"{endpoint} took the {what} and rejected {answer.rejected} of them{said}: "
         "the receiver's own settings say why.",
@@ -220,6 +218,15 @@ def timeout_in_milliseconds(facts: Facts) -> Iterator[Finding]:
             yield _problem(
                 f"{variable} is in seconds in Python, and {seconds:g} s are {seconds / 3600:.1f} h: set it to 10."
             )
+
+
+def no_such_adapter(facts: Facts) -> Iterator[Finding]:
+    """What `connect()` will refuse to instrument."""
+    for name in facts.instrumented if facts.adapters else ():
+        if facts.adapters.get(name) is None:
+            known = ", ".join(facts.adapters)
+            why = "is not installed" if name in facts.adapters else f"has no adapter (there are: {known})"
+            yield _problem(f"AGENTBUS_INSTRUMENT names {name}, which {why}: connect() will refuse it; take it out.")
 
 
 def wired_twice(facts: Facts) -> Iterator[Finding]:

@@ -64,10 +64,10 @@ class Failures:
         finally:
             self._here.reporting = False
 
-    def report_slow(self, subscription: Subscription | None, event: object, took_ns: int) -> None:
+    def report_slow(self, subscription: Subscription, event: object, took_ns: int) -> None:
         """An emit was slow, mostly for this subscription's handler."""
         self.slow.add()
-        if subscription is None or subscription.slow_log.admit(self._clock()) is None:
+        if subscription.slow_log.admit(self._clock()) is None:
             return
         text = 'emit of %s took %.1f ms, most of it in %s: deliver="thread" keeps it off the agent\'s path'
         try:

@@ -8,8 +8,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
-from functools import partial
-from operator import length_hint
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from typing_extensions import Unpack
@@ -28,7 +27,7 @@ from otel_agentbus.events import JSON, DomainEvent, Event
 
 from .failures import Failures, OnError
 from .interest import Interest, What
-from .route import Cell, Route
+from .route import Cell, Route, cut_short, silence
 from .subscription import Deliver, Options, Subscription, WhenFull
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 
 H = TypeVar("H", bound=Handler)
 
-#: One emit out of so many of each class is timed, and so is each one's first after a change and any after a slow one.
+#: One emit out of so many of each class is timed; so are the first after a change, and any after a slow one.
 LAPS = 5000
 #: An emit that takes longer is slow.
 SLOW_NS = 5_000_000
@@ -63,9 +62,9 @@ class Router:
         self._subscriptions: tuple[Subscription, ...] = ()
         self._leaving: tuple[Subscription, ...] = ()
         self._responders: dict[type, Handler] = {}
-        self._table: dict[type, Iterator[Route]] = {}
+        self._table: dict[type, Iterator[FunctionType]] = {}
         self._routes: dict[type, Route] = {}
-        self._walked: list[weakref.ref[Route]] = []
+        self._walked: list[weakref.ref[FunctionType]] = []
         self._buried: deque[Subscription] = deque()
         self._lock = threading.RLock()  # a garbage collection or a signal in our own code may emit or unsubscribe
         _routers.add(self)
@@ -75,15 +74,8 @@ class Router:
     def emit(self, event: Event) -> None:
         """Hand the event to everyone who wants it."""
         try:
-            for route in self._table[event.__class__]:
-                for call in route:
-                    try:
-                        call(event)
-                    except Exception as exc:  # noqa: BLE001 - isolation: a failing handler must not reach the agent
-                        self._failed(route, call, event, exc)
-                    except BaseException:
-                        route.cut_short(call)
-                        raise
+            for walk in self._table[event.__class__]:
+                walk(event)
                 return
         except KeyError:
             pass  # nobody has emitted this class since somebody (un)subscribed
@@ -103,27 +95,27 @@ class Router:
         self.emit(DomainEvent(name=name, data=data if data is not None else {}))
 
     def _emit_timed(self, event: Event) -> None:
+        """Do what a walk does, and look at the clock after each call."""
         route = self._route_for(event.__class__)
         started = last = self._clock()
         longest, culprit = 0, None
-        for call in route:
+        for position, cell in enumerate(route.cells):
             try:
-                call(event)
-            except Exception as exc:  # noqa: BLE001 - isolation: as in emit
-                self._failed(route, call, event, exc)
+                (cell.passed_over if cell.subscription.ended else cell.call)(event)
+            except Exception as error:  # noqa: BLE001 - isolation: a failing handler must not reach the agent
+                self._failed(cell, event, error)
             except BaseException:
-                route.cut_short(call)
+                cut_short(route.cells, position)
                 raise
             now = self._clock()
             if now - last > longest:
-                longest, culprit = now - last, call
+                longest, culprit = now - last, cell.subscription
             last = now
         slow = last - started > SLOW_NS
-        if slow:
-            cell = None if culprit is None else route.cell_of(culprit)
-            self._failures.report_slow(None if cell is None else cell.subscription, event, last - started)
+        if slow and culprit is not None:
+            self._failures.report_slow(culprit, event, last - started)
         with self._lock:
-            if self._routes.get(event.__class__) is route and not length_hint(route.countdown):
+            if self._routes.get(event.__class__) is route and route.ended:
                 route.wind(0 if slow else LAPS)
                 self._table[event.__class__] = route.countdown
 
@@ -193,14 +185,15 @@ class Router:
     def remove(self, subscription: Subscription) -> None:
         """Route no more events to it; `Subscription.cancel` does this and lets go of what waits."""
         with self._lock:
-            if subscription in self._subscriptions:
+            if not subscription.ended:
+                subscription.ended = True
                 self._subscriptions = tuple(s for s in self._subscriptions if s is not subscription)
                 self._leaving = tuple(s for s in (*self._leaving, subscription) if not _rests(s))
                 self._forget_routes()
             for reference in self._walked:
-                route = reference()
-                if route is not None:
-                    route.silence(subscription)
+                walk = reference()
+                if walk is not None:
+                    silence(walk, subscription)
 
     def bury(self, subscription: Subscription) -> None:
         """Remove a subscription whose handler is gone. The garbage collector calls this: it must not wait."""
@@ -227,28 +220,21 @@ class Router:
             while True:
                 routes = self._routes
                 route = routes.get(cls)
-                route = self._new_route(cls) if route is None else route  # one that nobody hears is empty, and false
+                route = self._new_route(cls) if route is None else route
                 if routes is self._routes:
                     break  # else something in our own thread (un)subscribed meanwhile
             if cls not in routes:
                 if len(routes) >= CLASSES:
                     self._forget_routes()
-                self._walked.append(weakref.ref(route))
+                self._walked.append(weakref.ref(route.walk))
                 self._routes[cls] = route
                 self._table[cls] = route.countdown
             route.count_walk()
             return route
 
     def _new_route(self, cls: type) -> Route:
-        cells: list[Cell] = []
-        for subscription in self._subscriptions:
-            cell = subscription.cell_for(cls)
-            if cell is None:
-                continue
-            if any(cell.call is other.call for other in cells):
-                cell = cell._replace(call=partial(cell.call))  # so that it is known whose call failed
-            cells.append(cell)
-        return Route(cells)
+        cells = (subscription.cell_for(cls) for subscription in self._subscriptions)
+        return Route([cell for cell in cells if cell is not None], self._failed)
 
     def _forget_routes(self) -> None:
         routes, self._routes, self._table = self._routes, {}, {}
@@ -279,12 +265,8 @@ class Router:
         """A thread's or a task's call of this subscription's handler raised."""
         self._failures.report(subscription, event, error)
 
-    def _failed(self, route: Route, call: Handler, event: Event, error: Exception) -> None:
-        cell = route.cell_of(call)
-        if cell is None:
-            return
-        if cell.bare:
-            cell.subscription.missed.add()
+    def _failed(self, cell: Cell, event: Event, error: Exception) -> None:
+        cell.passed_over()
         self._failures.report(cell.subscription, event, error)
 
     # Asking

@@ -54,6 +54,8 @@ class Subscription:
         #: The handler's name, for people.
         self.name = name_of_handler(handler)
         self.priority = options.get("priority", 0)
+        #: Whether it is no longer part of any route.
+        self.ended = False
         #: Walks of routes that are no longer in use; the router books them.
         self.booked_walks = 0
         #: Walks that passed this subscription without a call that returned.
@@ -99,11 +101,6 @@ class Subscription:
         return Cell(self, self._call, bare=False) if self._bare is None else Cell(self, self._bare, bare=True)
 
     @property
-    def active(self) -> bool:
-        """Whether the handler still hears events."""
-        return self in self._router.subscriptions
-
-    @property
     def delivered(self) -> int:
         """How many calls of the handler returned; one that is under way inline is counted already."""
         return self.delivery.delivered + self._router.walks_of(self) - self.missed.value
@@ -127,10 +124,6 @@ class Subscription:
         self._router.remove(self)
         self.delivery.retire()
 
-    def pass_over(self, _: Event) -> None:
-        """Takes the handler's place in walks that are under way when it is cancelled."""
-        self.missed.add()
-
     def __enter__(self) -> Self:
         return self
 
@@ -140,7 +133,7 @@ class Subscription:
         self.cancel()
 
     def __repr__(self) -> str:
-        state = "" if self.active else ", ended"
+        state = ", ended" if self.ended else ""
         return (
             f"<Subscription of {self.name} to {self._interest} ({self._deliver}{state}): "
             f"{self.delivered} delivered, {self.dropped} dropped, {self.failures} failed>"

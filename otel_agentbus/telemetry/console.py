@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 #: Narrower terminals get shorter guides and fewer words; wider ones than WIDEST are not filled.
 NARROW, WIDEST = 80, 110
 FRAMES_PER_SECOND = 12
+HEADERS = ("in", "out", "cost", "time")
 _STYLES = {"ok": "green", "error": "bold red", "cancelled": "yellow", "interrupted": "yellow", None: "cyan"}
 
 
@@ -74,6 +75,7 @@ class View:
         signs = Signs() if console.encoding.lower().startswith("utf") else ASCII
         self._narrow = console.width < NARROW
         self._signs = signs.narrow() if self._narrow else signs
+        self._gap = 1 if self._narrow else 2
         self._width = min(console.width, WIDEST)
 
     @contextmanager
@@ -98,32 +100,45 @@ class View:
         finally:
             self.console.print(self.tree())
 
-    def tree(self, height: int | None = None) -> Table:
-        """The tree as it is now; of one that is too high, the newest lines."""
+    def tree(self, height: int | None = None) -> Text:
+        """The tree as it is now; of one that is too high for its place, the newest lines."""
         now_ns = time.time_ns()
         signs = self._signs
-        table = Table.grid(padding=(0, 0, 0, 1 if self._narrow else 2))
-        table.width = self._width
-        table.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
-        for _ in range(4):
-            table.add_column(justify="right", no_wrap=True)
-        legend = f"{signs.ok} ok  {signs.error} error  {signs.cancelled} cancelled  {signs.moment} event"
-        table.add_row(legend, "in" if self._narrow else "tokens in", "out", "cost", "time", style="dim")
         lines = list(_lines(self.outline.roots, signs))
-        if height is not None and len(lines) > height - 1:
-            hidden = len(lines) - height + 2
-            lines = lines[hidden:]
-            table.add_row(Text(f"{signs.etc} {hidden} lines above", "dim"))
-        for line in lines:
-            table.add_row(self._label(line, now_ns), *self._numbers(line.row, now_ns))
-        return table
+        cells = [self._cells(line.row, now_ns) for line in lines]
+        widths = [max(map(len, column)) for column in zip(HEADERS, *cells, strict=True)]
+        legend = f"{signs.ok} ok  {signs.error} error  {signs.cancelled} cancelled  {signs.moment} event"
+        drawn = [self._joined(Text(legend), [Text(header) for header in HEADERS], widths)]
+        drawn[0].stylize("dim")
+        hidden = 0 if height is None else max(0, len(lines) - height + 2)
+        if hidden > 1:
+            drawn.append(Text(f"{signs.etc} {hidden} lines above", "dim"))
+            lines, cells = lines[hidden:], cells[hidden:]
+        for line, texts in zip(lines, cells, strict=True):
+            style = "bold" if line.row.kind == "agent" else ""
+            numbers = [Text(text, style) for text in texts]
+            numbers[-1].style = "cyan" if line.row.is_open else ""
+            drawn.append(self._joined(self._label(line, now_ns), numbers, widths))
+        return Text("\n", no_wrap=True, overflow="crop").join(drawn)
+
+    def _joined(self, label: Text, numbers: list[Text], widths: list[int]) -> Text:
+        """A line with its numbers in their columns at the right; the label has what these leave, however little."""
+        tail = Text()
+        for number, width in zip(numbers, widths, strict=True):
+            if number or tail:
+                tail.append(" " * (self._gap + width - len(number)))
+                tail.append_text(number)
+        left = self._width - len(tail)
+        if left < NARROW // 5:
+            tail, left = Text(), self._width
+        label.truncate(left, overflow="ellipsis" if self._signs.ok == Signs().ok else "crop", pad=bool(tail))
+        return label.append_text(tail)
 
     def _label(self, line: Line, now_ns: int) -> Text:
         row = line.row
-        style = _STYLES[row.outcome]
+        style = "blue" if row.kind == "moment" else _STYLES[row.outcome]
         text = Text(line.guides, "dim")
-        text.append(self._signs.of(row, now_ns // (10**9 // FRAMES_PER_SECOND)), "blue" if row.kind == "moment" else style)
-        text.append(" ")
+        text.append(self._signs.of(row, now_ns * FRAMES_PER_SECOND // 10**9) + " ", style)
         if row.kind in ("agent", "tool"):
             text.append(f"{row.kind} ", "dim")
         text.append(self._plain(row.name), "bold" if row.kind == "agent" else "")
@@ -133,26 +148,24 @@ class View:
             text.append("  " + self._plain(row.detail), "dim")
         return text
 
-    def _numbers(self, row: Row, now_ns: int) -> tuple[Text, ...]:
+    def _cells(self, row: Row, now_ns: int) -> tuple[str, ...]:
         if row.kind == "moment":
-            return ()
-        took = Text(seconds(row.seconds(now_ns)), "cyan" if row.is_open else "")
-        if row.kind == "tool" or not row.spent.calls:
-            return Text(), Text(), Text(), took
-        style = "bold" if row.kind == "agent" else ""
-        said = (tokens(row.spent.input), tokens(row.spent.output), dollars(row.spent.cost))
-        return (*(Text(number, style) for number in said), took)
+            return "", "", "", ""
+        took = seconds(row.seconds(now_ns))
+        if row.kind == "tool":  # what it spends, the agent inside it says
+            return "", "", "", took
+        return tokens(row.spent.input), tokens(row.spent.output), dollars(row.spent), took
 
     def totals(self) -> Table:
         """What each agent has spent with each model, and the sum."""
         totals = self.outline.totals
-        table = Table(box=None, pad_edge=False, padding=(0, 1 if self._narrow else 2, 0, 0), show_footer=True)
+        table = Table(box=None, pad_edge=False, padding=(0, self._gap, 0, 0), show_footer=True)
         table.header_style, table.footer_style = "dim", "bold"
-        names = ("model",) if self._narrow else ("agent", "model")
+        names = ("agent/model",) if self._narrow else ("agent", "model")
         for name in names:
-            table.add_column(name, no_wrap=True, overflow="ellipsis", footer="total" if name == names[0] else "")
-        columns = ("calls", "err" if self._narrow else "errors", "in", "cache" if self._narrow else "cached", "out")
-        for name, sum_ in zip((*columns, "cost", "time"), _spent(totals.llm), strict=True):
+            table.add_column(name, overflow="ellipsis", footer="total" if name == names[0] else "")
+        columns = ("calls", "err", "in", "cache" if self._narrow else "cached", "out", "cost", "time")
+        for name, sum_ in zip(columns, _spent(totals.llm), strict=True):
             table.add_column(name, justify="right", no_wrap=True, footer=sum_)
         for (agent, model), spent in totals.models.items():
             both = self._plain(agent), self._plain(model)
@@ -161,17 +174,15 @@ class View:
         return table
 
     def sum(self) -> str:
-        """What the table of models does not have, in a line."""
-        totals = self.outline.totals
-        said = [_counted(totals.runs, "agent run"), _counted(totals.tools, "tool call")]
+        """What the table of models does not say, in a line."""
+        totals, roots = self.outline.totals, self.outline.roots
+        now_ns = time.time_ns()
+        began = min((root.started_ns for root in roots), default=now_ns)
+        ended = max((root.started_ns + root.seconds(now_ns) * 1e9 for root in roots), default=now_ns)
+        said = [_counted(totals.runs, "run"), _counted(totals.tools, "tool call")]
         if totals.tokens_saved:
-            said.append(f"{totals.tokens_saved:,} tokens saved by a cache")
-        roots = self.outline.roots
-        if roots:
-            now_ns = time.time_ns()
-            ends = max(root.started_ns + root.seconds(now_ns) * 1e9 for root in roots)
-            said.append(f"{seconds((ends - min(root.started_ns for root in roots)) / 1e9)} in all")
-        return ", ".join(said)
+            said.append(f"{totals.tokens_saved:,} tokens saved")
+        return f"In {seconds((ended - began) / 1e9)}: {', '.join(said)}"
 
     def _plain(self, text: str) -> str:
         """Without line breaks and control characters, and only what this terminal can show."""
@@ -190,7 +201,7 @@ def _lines(rows: list[Row], signs: Signs, below: str = "", *, top: bool = True) 
 
 def _spent(spent: Spent) -> tuple[str, ...]:
     counts = (str(spent.calls), str(spent.errors or ""), tokens(spent.input), tokens(spent.cached), tokens(spent.output))
-    return (*counts, dollars(spent.cost) + ("+?" if spent.unpriced else ""), seconds(spent.seconds))
+    return (*counts, dollars(spent), seconds(spent.seconds))
 
 
 def _counted(spent: Spent, noun: str) -> str:
@@ -204,13 +215,14 @@ def tokens(count: int) -> str:
     return f"{count:,}" if count else ""
 
 
-def dollars(cost: Decimal | None) -> str:
-    """A cost for people; an unknown one is a question mark, never 0."""
-    if cost is None:
-        return "?"
-    if 0 < cost < Decimal("0.00005"):
-        return "<$.0001"
-    return f"${cost:.4f}" if cost < 1 else f"${cost:,.2f}"
+def dollars(spent: Spent) -> str:
+    """A cost for people. What is unknown of it is a question mark, never 0."""
+    unknown = "?" if spent.unpriced else ""
+    if spent.cost is None:
+        return unknown
+    if 0 < spent.cost < Decimal("0.00005"):
+        return f"<$.0001{unknown}"
+    return (f"${spent.cost:.4f}" if spent.cost < 1 else f"${spent.cost:,.2f}") + unknown
 
 
 def seconds(duration: float) -> str:

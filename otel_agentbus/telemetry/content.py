@@ -28,7 +28,6 @@ Capture = Literal["NO_CONTENT", "SPAN_ONLY", "EVENT_ONLY", "SPAN_AND_EVENT"]
 E = TypeVar("E", bound=Event)
 
 _MAX_NAMES = 4096
-_ERROR_TYPE = re.compile(r"[\w.:/$<>\[\]-]{1,128}")
 
 #: The parameters of a request that are no content: all that becomes an attribute, and what is as harmless.
 _PARAMETERS: Final = frozenset(names.PARAMETERS) | frozenset(
@@ -39,9 +38,13 @@ _PARAMETERS: Final = frozenset(names.PARAMETERS) | frozenset(
         *("server.address", "server.port"),
     )
 )
+_NUMERIC: Final = ("double", "int", "top_k", "choices")
 #: What of a parameter that is an object is no content: of a response format its type, of reasoning its effort.
 _ABOUT: Final = ("type", "effort", "id")
-_SETTING = re.compile(r"[\w.:/+-]{1,128}")
+_NUMBERS: Final = frozenset(key for key, (_, rule, _) in names.PARAMETERS.items() if rule in _NUMERIC) | frozenset(
+    ("stream", "logprobs", "top_logprobs", "parallel_tool_calls", "store", "timeout", "max_retries", "min_p")
+)
+_SETTING = re.compile(r"[\w.:/+-]{1,64}")
 
 
 class ContentPolicy:
@@ -93,6 +96,7 @@ class ContentPolicy:
             if (
                 not event.attributes
                 and event.invocation_id in self._runs
+                and (event.parent_call_id is None or _is_clean_id(event.parent_call_id))
                 and BARE[type(event)](event, self._names)
             ):
                 return event
@@ -108,9 +112,9 @@ class ContentPolicy:
 
     def _applied(self, event: E) -> E:
         fields = fields_of(type(event))
-        root = event.root_invocation_id or event.invocation_id
+        root = _root_of(event)
         changes = self._texts(event, fields.texts) | self._counts(event, fields.counts)
-        if event.invocation_id not in self._runs:
+        if type(event.invocation_id) is not str or event.invocation_id not in self._runs:
             changes |= self._lineage(event, fields.lineage)
         for field, shape in fields.content:
             value = getattr(event, field)
@@ -119,9 +123,8 @@ class ContentPolicy:
         if isinstance(event, LlmRequest) and event.parameters is not None:
             changes["parameters"] = self._parameters(event.parameters, root)
         changes |= self._said(event, fields.added, root) | self._error(event, fields.error_text, root)
-        if isinstance(event, AgentEnd) and root is not None and event.invocation_id == root:
+        if isinstance(event, AgentEnd) and root is not None and event.invocation_id == event.root_invocation_id:
             self._passages.end(root)
-            self._runs.discard(root)
         changes = {field: value for field, value in changes.items() if getattr(event, field) is not value}
         return copy_of(event, changes) if changes else event
 
@@ -212,7 +215,7 @@ class ContentPolicy:
         content = {key: value for key, value in parameters.items() if key not in _PARAMETERS}
         if content:
             self._passages.remember(root or "", content)
-        settings = {key: _setting(parameters[key]) for key in parameters if key in _PARAMETERS}
+        settings = {key: _setting(key, parameters[key]) for key in parameters if key in _PARAMETERS}
         if not content and all(settings[key] is parameters[key] for key in settings):
             return parameters
         return {key: value for key, value in settings.items() if value is not None}
@@ -222,11 +225,12 @@ class ContentPolicy:
     def _said(self, event: Event, added: tuple[str, ...], root: str | None) -> dict[str, object]:
         """Attributes and payloads, and the fields of events that an application derived from ours."""
         payload = "data" if isinstance(event, DomainEvent) else "fields" if isinstance(event, UnknownEvent) else None
-        if not (event.attributes or payload or added):
+        said = type(event.attributes) is not dict or event.attributes
+        if not (said or payload or added):
             return {}
         user = UserData(self.max_bytes, partial(self._error_texts.of, root=root), content=self.on_spans)
         changes: dict[str, object] = {}
-        if event.attributes:
+        if said:
             changes["attributes"] = user.attributes(event.attributes)
         if payload is not None:
             changes[payload] = user.data(getattr(event, payload))
@@ -245,8 +249,8 @@ class ContentPolicy:
             if said is not None:
                 changes[field] = self._error_texts.of(field, said, root) or without
         kind = getattr(event, "error_type", None)
-        if kind is not None and not (type(kind) is str and kind.isascii() and _ERROR_TYPE.fullmatch(kind)):
-            changes["error_type"] = self._error_texts.of("error_type", kind, root) or "_OTHER"
+        if kind is not None:
+            changes["error_type"] = self._error_texts.kind(kind, root) or "_OTHER"
         return changes
 
     def _stripped(self, event: E) -> E:
@@ -257,7 +261,7 @@ class ContentPolicy:
             changes["attributes"] = {}
             changes |= {field: None for field in (*fields.counts, "parameters") if hasattr(event, field)}
             changes |= {field: {} for field in ("data", "fields") if hasattr(event, field)}
-            for field in fields.texts:
+            for field in (*fields.lineage, *fields.texts):
                 value = getattr(event, field, None)
                 changes[field] = None if value is None else safe_text(value)
             if hasattr(event, "error_type"):
@@ -268,6 +272,15 @@ class ContentPolicy:
             return copy_of(event, changes)
         except Exception:  # noqa: BLE001 - this is no event of ours at all
             return UnknownEvent(name="unreadable")  # type: ignore[return-value]  # better than to raise
+
+
+def _is_clean_id(value: str) -> bool:
+    return type(value) is str and value.isascii() and len(value) <= 512
+
+
+def _root_of(event: Event) -> str | None:
+    root: object = event.invocation_id if event.root_invocation_id is None else event.root_invocation_id
+    return root if root is None or type(root) is str else safe_text(root)
 
 
 def _is_count(value: object) -> bool:
@@ -288,16 +301,19 @@ def _reasons(value: object) -> list[str] | None:
     return [item for item in value if isinstance(item, str)] if isinstance(value, (list, tuple)) else None
 
 
-def _setting(value: object) -> JSON:
+def _setting(name: str, value: object) -> JSON:
     """A parameter's value, if it is a setting: a number, a flag, a word, some short texts, or about one of these."""
-    if value is None or isinstance(value, (bool, int, float)):
-        return safe_json(value) if type(value) not in (int, float, bool) or value != value else value
+    if isinstance(value, (bool, int, float)):
+        return safe_json(value)
+    if name in _NUMBERS:
+        return None
     if type(value) is str:
         return value if _SETTING.fullmatch(value) and scrub_text(value) is value else None
     if isinstance(value, (list, tuple)):
-        return [safe_text(scrub_text(item), 128) for item in value[:16] if type(item) is str]
+        texts = [safe_text(scrub_text(item), 128) for item in value[:16] if type(item) is str]
+        return value if texts == value else texts  # type: ignore[return-value]  # equal to a list of texts
     if isinstance(value, Mapping):
-        about: dict[str, JSON] = {key: _setting(value[key]) for key in _ABOUT if type(value.get(key)) is str}
+        about: dict[str, JSON] = {key: _setting(key, value[key]) for key in _ABOUT if type(value.get(key)) is str}
         return about or None
     return None
 

@@ -28,6 +28,11 @@ class Deployments:
         """How many deployments have begun and not ended."""
         return len(self._open)
 
+    @property
+    def idle_since_ns(self) -> int | None:
+        """When the oldest of them has begun: nothing is heard of a deployment until its end."""
+        return next((open_.start_ns for open_ in self._open.values()), None)
+
     def apply(self, event: Event, now_ns: int) -> None:
         """Take a deployment's or recovery's event; any other is nothing to it."""
         if isinstance(event, DeploymentStarted):
@@ -40,7 +45,7 @@ class Deployments:
     def close(self) -> None:
         """Nothing more will come: what is open was interrupted when it was last heard of, at its start."""
         while self._open:
-            self._interrupt_oldest()
+            self.interrupt_oldest()
 
     def _start(self, event: DeploymentStarted, now_ns: int) -> None:
         place = Place(event.deploy_id, "deployment", "", event.deploy_id, event.attempt)
@@ -49,13 +54,15 @@ class Deployments:
             return
         self._open[place] = OpenSpan(place, self._writer.begin(place, None, event, now_ns), event, now_ns)
         if len(self._open) > REMEMBERED:
-            self._interrupt_oldest()
+            self.interrupt_oldest()
 
-    def _interrupt_oldest(self) -> None:
+    def interrupt_oldest(self) -> int:
+        """End the one that has been open longest; gives the number of spans that this ended."""
         place, open_ = self._open.popitem(last=False)
         self._count("interrupted")
         self._remember(place)
         self._writer.finish(open_, open_.start_ns, None, "interrupted", {})
+        return 1
 
     def _end(self, event: DeploymentCompleted | DeploymentFailed, now_ns: int) -> None:
         place = Place(event.deploy_id, "deployment", "", event.deploy_id, event.attempt)

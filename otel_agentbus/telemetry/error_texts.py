@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from otel_agentbus.events import JSON
 
 from .passages import Passages
@@ -15,6 +17,9 @@ MAX_BYTES = 4096
 
 _SEARCHED = 8192
 _EDGE = 32
+#: The name of a class or the code of a provider; a code may be anything that has no spaces.
+_TYPE = re.compile(r"(?:[A-Za-z_][\w.]{0,127}|\d{3})(?<!\.)", re.ASCII)
+_CODE = re.compile(r"[\w.:/$<>\[\]-]{1,64}", re.ASCII)
 _MARKER = "…[truncated]"
 
 
@@ -28,9 +33,19 @@ class ErrorTexts:
 
     def of(self, field: str, said: object, root: str | None, *, tail: bool = False) -> str:
         """What may be told of this text; `tail` keeps the end of a long one (of a stack trace) instead of its head."""
-        if not self._enabled or said is None or said == "":
-            return ""
+        return self._cleaned(field, said, root, tail=tail) if self._enabled and said is not None else ""
+
+    def kind(self, said: object, root: str | None) -> str:
+        """The type of an error; where a sentence stands in its place, what may be told of that."""
+        if type(said) is str and _TYPE.fullmatch(said):
+            return said
+        kept = self._cleaned("error_type", said, root)
+        return kept if self._enabled or (kept == said and _CODE.fullmatch(kept)) else ""
+
+    def _cleaned(self, field: str, said: object, root: str | None, *, tail: bool = False) -> str:
         text = _window(said if type(said) is str else _as_text(said), tail=tail)
+        if not text:
+            return ""
         quotes = self._passages.quotes(root, text)
         quotes += [(start, end, REDACTED) for start, end in secret_spans(text)]
         kept = self._hook(field, without(text, quotes))

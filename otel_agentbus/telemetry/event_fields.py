@@ -145,6 +145,7 @@ def _llm_request(event: LlmRequest, names: set[str | None]) -> bool:
     return (
         event.messages is None
         and event.parameters is None
+        and event.operation in names
         and event.model in names
         and event.model_provider in names
         and (event.call_id is None or (event.call_id.isascii() and len(event.call_id) < 256))
@@ -158,7 +159,9 @@ def _llm_response(event: LlmResponse, names: set[str | None]) -> bool:
         and event.error_type is None
         and event.usage is None
         and event.model in names
+        and event.model_provider in names
         and event.response_model in names
+        and event.service_tier in names
         and (not event.finish_reasons or (len(event.finish_reasons) == 1 and event.finish_reasons[0] in names))
         and (ids := f"{event.call_id}{event.response_id}").isascii()
         and len(ids) < 512

@@ -74,15 +74,23 @@ class Source:
         return self._open + self._deployments.open_spans
 
     def evict(self) -> int:
-        """Interrupt the run that has been idle longest; gives the number of spans that this ended."""
-        run = next((run for run in self._table.active.values() if not run.is_idle), None)
+        """Interrupt the run or deployment that has been idle longest; gives the number of spans that this ended."""
+        run, since_ns = self._idlest(), self._deployments.idle_since_ns
+        if since_ns is not None and (run is None or since_ns < run.last_ns):
+            return self._deployments.interrupt_oldest()
         return 0 if run is None else self._interrupt(run)
 
     @property
     def idle_since_ns(self) -> int | None:
-        """When the run that has been idle longest was last heard of."""
-        run = next((run for run in self._table.active.values() if not run.is_idle), None)
-        return None if run is None else run.last_ns
+        """When the run or deployment that has been idle longest was last heard of."""
+        run = self._idlest()
+        known = [
+            since_ns for since_ns in (run and run.last_ns, self._deployments.idle_since_ns) if since_ns is not None
+        ]
+        return min(known, default=None)
+
+    def _idlest(self) -> Run | None:
+        return next((run for run in self._table.active.values() if not run.is_idle), None)
 
     def close(self) -> None:
         """Nothing more will come: judge everything."""

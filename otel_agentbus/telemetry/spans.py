@@ -165,7 +165,7 @@ class SpanBridge:
 
 
 class _CarefulWriter:
-    """A writer that never raises: a foreign span processor may, and then the state machine must not be left half-way."""
+    """A writer that never raises: foreign span processors may, and must not leave the state machine half-way."""
 
     def __init__(self, writer: SpanWriter, failed: Callable[[], None]) -> None:
         self._writer = writer
@@ -173,7 +173,8 @@ class _CarefulWriter:
 
     def begin(self, place: Place, parent: Place | None, event: Event, start_ns: int) -> Span:
         """Start the span; one that fails is lost, and stands for itself until its end."""
-        return self._isolated(INVALID_SPAN, self._writer.begin, place, parent, event, start_ns)
+        lost: Span = INVALID_SPAN
+        return self._isolated(lost, self._writer.begin, place, parent, event, start_ns)
 
     def moment(self, span: Span, event: Event) -> None:
         """Add what happened as an event of the span."""

@@ -56,7 +56,7 @@ class UserData:
         """The attributes of an event; the same object if nothing need be done."""
         if isinstance(attributes, dict) and self._is_clean(attributes):
             return attributes
-        entries = dict(attributes) if isinstance(attributes, Mapping) else {"attributes": attributes}
+        entries = dict(_entries(attributes, "attributes"))
         span = entries.pop(names.SPAN_DATA, None)
         clean = self._attributes(entries, self._max_bytes)
         if isinstance(span, dict):
@@ -67,7 +67,7 @@ class UserData:
         """The payload of an event of the application's own; the same object if nothing need be done."""
         if isinstance(data, dict) and self._is_clean(data):
             return data
-        return self._plain(data if isinstance(data, Mapping) else {"data": data}, self._max_bytes)
+        return self._plain(_entries(data, "data"), self._max_bytes)
 
     def _is_clean(self, data: dict[object, object]) -> bool:
         return all(
@@ -148,6 +148,13 @@ _SPAN_PARTS: dict[str, Callable[[UserData, object], JSON]] = {
     "status": UserData._status,
     "name": UserData._name,
 }
+
+
+def _entries(said: object, name: str) -> Mapping[object, object]:
+    """What is no mapping is kept under the name of what it was given as."""
+    if isinstance(said, Mapping):
+        return said
+    return {} if said is None else {name: said}
 
 
 def _label(value: object) -> str:

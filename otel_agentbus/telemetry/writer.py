@@ -115,7 +115,7 @@ class SpanWriter:
         kind: SpanKind,
         start_ns: int,
     ) -> Span:
-        origin = read_origin(event.trace) or self._decide(place.root, event)
+        origin = read_origin(_trace_of(place, event)) or self._decide(place.root, event)
         state = event.tracestate
         data = span_data(event)
         block = getattr(event, "origin", None)
@@ -148,7 +148,7 @@ class SpanWriter:
         )
 
     def _links(self, place: Place, data: dict[str, Any], origin: Origin, state: str | None) -> list[Link]:
-        links = [_link(entry) for entry in data.get("links") or ()]
+        links = [_link(entry) for entry in _listed(data, "links")]
         if place.kind == "recovery":
             failed = Place(place.root, "deployment", "", place.local, place.attempt)
             links.append(Link(span_context(origin, self._span_id(failed), state)))
@@ -193,14 +193,15 @@ class SpanWriter:
     ) -> None:
         """End the span with what its end event says; without one, with its outcome."""
         span: Span = open_.span
-        if not span.is_recording():
+        try:
+            if not span.is_recording():
+                return
+            if end is None:
+                span.set_attributes(self._conventions.outcome_attributes(outcome) | usage_totals(totals))
+            else:
+                self._finish_with(span, open_, end, end_ns, totals)
+        finally:  # whatever its end event says, it ends
             span.end(end_ns)
-            return
-        if end is None:
-            span.set_attributes(self._conventions.outcome_attributes(outcome) | usage_totals(totals))
-        else:
-            self._finish_with(span, open_, end, end_ns, totals)
-        span.end(end_ns)
 
     def _finish_with(self, span: Span, open_: OpenSpan, end: Event, end_ns: int, totals: Mapping[str, float]) -> None:
         say = self._conventions
@@ -241,19 +242,32 @@ class SpanWriter:
         data: Any = span_data(end)
         if name := data.get("name"):
             span.update_name(str(name))
-        for entry in data.get("events") or ():
-            label, at_ns, said = entry
-            span.add_event(str(label), said, timestamp=at_ns)
-        for entry in data.get("links") or ():
+        for entry in _listed(data, "events"):
+            match entry:
+                case [label, int() | None as at_ns, dict() | None as said]:
+                    span.add_event(str(label), said, timestamp=at_ns)
+        for entry in _listed(data, "links"):
             link = _link(entry)
             if link is not None:
                 span.add_link(link.context, link.attributes)
-        code, description = (data.get("status") or (None, None))[:2]
-        if code == StatusCode.ERROR.name:
-            attributes.setdefault(names.ERROR_TYPE, "_OTHER")
-            span.set_status(Status(StatusCode.ERROR, description))
-        elif code == StatusCode.OK.name and names.ERROR_TYPE not in attributes:
-            span.set_status(Status(StatusCode.OK))
+        match _listed(data, "status"):
+            case [StatusCode.ERROR.name, description]:
+                attributes.setdefault(names.ERROR_TYPE, "_OTHER")
+                span.set_status(Status(StatusCode.ERROR, description))
+            case [StatusCode.OK.name, *_] if names.ERROR_TYPE not in attributes:
+                span.set_status(Status(StatusCode.OK))
+
+
+def _trace_of(place: Place, event: Event) -> str | None:
+    """The trace that the event's tree is in. A deployment is no part of the run that does it, but a tree of its own."""
+    apart = place.kind in ("deployment", "recovery") and event.root_invocation_id is not None
+    return None if apart else event.trace
+
+
+def _listed(data: Any, key: str) -> list[Any]:
+    """One list of what user code said; it may have come a long way, and be anything."""
+    found = data.get(key)
+    return found if isinstance(found, list) else []
 
 
 def _link(entry: Any) -> Link | None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-import sys
-import types
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -525,13 +523,14 @@ async def test_a_failure_of_ours_is_counted_and_never_reaches_the_agent(
 
     assert losses.counts["a span of pydantic-ai could not be observed"] == 4
     assert len([record for record in caplog.records if record.name.startswith("otel_agentbus.adapters")]) == 1
+    assert [(row["event"], row["outcome"]) for row in told(seen.events) if "outcome" in row] == [("agent.end", "ok")]
     losses.counts.clear()
 
 
 async def test_a_version_without_the_inner_variable_tells_all_but_the_input(
     seen: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "pydantic_ai._instrumentation", types.ModuleType("changed"))
+    monkeypatch.setattr(mapping, "_IN_FLIGHT", ("pydantic_ai._instrumentation", "_moved_elsewhere"))
 
     await Agent(scripted(says("Paris")), name="guide").run("The capital of France?")
 

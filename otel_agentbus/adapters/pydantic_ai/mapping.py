@@ -35,6 +35,8 @@ _EXTRA = ("pydantic_ai.tool.retry.", "pydantic_ai.tool.failure_stage", "pydantic
           "pydantic_ai.output.retry.", "pydantic_ai.cache.", "pydantic_ai.realtime")  # fmt: skip
 #: Counts that have a field of their own.
 _COUNTED = frozenset({"cache_read_tokens", "cache_write_tokens", "reasoning_tokens"})
+#: Where pydantic-ai keeps the requests that are being prepared.
+_IN_FLIGHT = ("pydantic_ai._instrumentation", "_model_request_span_captures")
 _CUT_SHORT = frozenset({"incomplete", "interrupted"})
 
 
@@ -219,7 +221,7 @@ def requests_in_flight() -> Sequence[tuple[ModelRequestContext, Any]]:
     Spans tell a request's messages only with its answer, too late for the event of the request itself. pydantic-ai
     keeps them in a variable of its own until then; where a version has none, the event goes without them.
     """
-    internals = sys.modules.get("pydantic_ai._instrumentation")
-    variable = getattr(internals, "_model_request_span_captures", None)
+    module, name = _IN_FLIGHT
+    variable = getattr(sys.modules.get(module), name, None)
     found = variable.get(()) if isinstance(variable, ContextVar) else ()
     return found if isinstance(found, tuple) else ()

@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 #: What pydantic-ai puts into the baggage of instrumented runs; baggage leaves the process with every HTTP call.
 _BAGGAGE = ("gen_ai.agent.name", RUN_ID, "gen_ai.conversation.id")
 
+#: A durable engine never ends the spans of what it has only replayed; the state of that many runs is kept, newest last.
+_MAX_RUNS = 10_000
+
 _UNSEEN = Shielded("a span of pydantic-ai could not be observed")
 
 
@@ -80,7 +83,7 @@ class ObservedSpan(Span):
         self._error: BaseException | None = None
         self._error_type: str | None = None
         self._description: str | None = None
-        self._over = False
+        self._begun = self._over = False
 
     # -- what the framework calls --------------------------------------------------------------------------------------
 
@@ -163,8 +166,9 @@ class ObservedSpan(Span):
 
     def begin(self) -> None:
         """Begin the block, as soon as it is known what it is: a model call when the request is about to be sent."""
-        if self.block is not None or self._over or (self.kind == "llm" and REQUEST_MODEL not in self.attributes):
+        if self._begun or self._over or (self.kind == "llm" and REQUEST_MODEL not in self._said):
             return
+        self._begun = True
         self.block = self._new_block()
         self._at_home(self.block.start)
         if self.kind == "llm" and self.previous is not None and self.home is None:
@@ -178,12 +182,11 @@ class ObservedSpan(Span):
         block = self.block
         if block is None:
             return
-        block.record(**{key: value for key, value in self._end_fields().items() if value is not None})
-        try:
-            self._at_home(block.end, self._ended_by(block, error))
-        finally:
-            if self.kind == "agent":
-                self._tracer.forget(self.attributes)
+        with _UNSEEN:
+            block.record(**{key: value for key, value in self._end_fields().items() if value is not None})
+        self._at_home(block.end, self._ended_by(block, error))
+        if self.kind == "agent":
+            self._tracer.forget(self._said)
 
     def _end_fields(self) -> dict[str, Any]:
         content = self._tracer.content
@@ -351,6 +354,8 @@ class ObservingTracer(Tracer):
         if state is None:
             state = RunState()
             if begins and run:
+                while len(self._runs) >= _MAX_RUNS:
+                    del self._runs[next(iter(self._runs))]
                 self._runs[run] = state
         return state
 
