@@ -285,7 +285,7 @@ def carry(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def _bound_context() -> contextvars.Context:
-    """This context, in which what starts belongs to the run of now even when that has ended, in its own task too."""
+    """A copy of this context, in which what starts belongs to the run of now, even when that has ended."""
     context = contextvars.copy_context()
     frame = enclosing()
     if frame is not None and not isinstance(frame, Boundary):

@@ -12,7 +12,8 @@ import asyncio
 import inspect
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 if TYPE_CHECKING:
     from contextvars import Context
@@ -57,7 +58,7 @@ async def in_context(context: Context, function: Callable[..., Awaitable[T]], *a
     return result
 
 
-def is_coroutine_function(function: Any) -> bool:
+def is_coroutine_function(function: Callable[..., Any]) -> TypeGuard[Callable[..., Coroutine[Any, Any, Any]]]:
     """Whether calling it gives a coroutine: an `async def`, a partial of one, an object whose call is one."""
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
@@ -236,7 +237,8 @@ class AsyncStream(AsyncIterator[T]):
             if self._loop is None or self._loop.is_closed():
                 closing.at_once()
             else:  # the collector may run in any thread
-                self._loop.call_soon_threadsafe(closing.begin, self._loop)
+                with suppress(RuntimeError):  # it was closed meanwhile
+                    self._loop.call_soon_threadsafe(closing.begin, self._loop)
 
 
 class _Closing:
@@ -275,12 +277,10 @@ class _Closing:
             self.at_once()
 
 
-def stepped(
-    source: Any, context: Context, first: Callable[[], None] | None = None, ended: Ended | None = None
-) -> Any:
-    """The stream of a generator, or of anything that can be iterated, sync or async; see `SyncStream`, `AsyncStream`."""
-    if hasattr(source, "__anext__") or (hasattr(source, "__aiter__") and not hasattr(source, "__iter__")):
-        return AsyncStream(
-            source if hasattr(source, "__anext__") else context.run(source.__aiter__), context, first, ended
-        )
+def stepped(source: Any, context: Context, first: Callable[[], None] | None = None, ended: Ended | None = None) -> Any:
+    """The stream of a generator, or of anything else that can be iterated, sync or async."""
+    if hasattr(source, "__anext__"):
+        return AsyncStream(source, context, first, ended)
+    if hasattr(source, "__aiter__") and not hasattr(source, "__iter__"):
+        return AsyncStream(context.run(source.__aiter__), context, first, ended)
     return SyncStream(source if hasattr(source, "__next__") else context.run(iter, source), context, first, ended)

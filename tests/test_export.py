@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-from types import SimpleNamespace
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace

@@ -70,7 +70,9 @@ def demo(
     with bus:
         outline = Outline()
         finished = perform(bus, outline, console, fast=fast)
-        for sentence in whereabouts(bus, read_origin(outline.trace), jaeger.rstrip("/")):
+        with console.status("Exporting"):
+            sentences = whereabouts(bus, read_origin(outline.trace), jaeger.rstrip("/"))
+        for sentence in sentences:
             console.print(sentence, markup=False, soft_wrap=sentence.startswith(jaeger))  # a broken link is none
     raise typer.Exit(0 if finished else 130)
 
@@ -99,9 +101,11 @@ def whereabouts(bus: agentbus.Bus, origin: Origin | None, jaeger: str) -> list[s
     settings = bus.settings
     if origin is None and not settings.exports_metrics:
         if settings.sdk_disabled or settings.traces_exporter is not None:
-            return [f"Nothing left this process: {bus.health()['traces']}."]
+            return [f"Nothing left this process ({bus.health()['traces']})."]
         return ["Nothing left this process. Set OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4318 to export it, too."]
     flushed = bus.flush(PATIENCE)
+    if not flushed:
+        bus.close(0.1)  # it had its time; else the exit would wait again
     if origin is None:
         return [_metrics(flushed)]
     sentences = [f"Trace {origin.trace_id:032x}"]
@@ -124,7 +128,7 @@ def _trouble(bus: agentbus.Bus, flushed: bool) -> str | None:
     if spans["lost"]:
         return f"NOT EXPORTED: {spans['lost']} spans were lost on their way ({way}). `otel-agentbus doctor` says why."
     if not flushed and not spans["exported"]:
-        return f"NOT EXPORTED: no answer in {PATIENCE:.0f} s ({way}). `otel-agentbus doctor` says why."
+        return f"NOT EXPORTED within {PATIENCE:.0f} s ({way}). `otel-agentbus doctor` says why."
     return None
 
 

@@ -59,17 +59,27 @@ def is_generator(handler: Handler) -> bool:
 
 def weakly(handler: Handler, gone: Callable[[], None]) -> Target:
     """The handler for as long as something else holds it: a method by its owner, anything else by itself."""
-    if not isinstance(handler, (MethodType, BuiltinMethodType)) or inspect.ismodule(handler.__self__):
-        return weakref.ref(handler, lambda _: gone())
-    owner = weakref.ref(handler.__self__, lambda _: gone())
-    own = type(handler.__self__)
-    function = handler.__func__ if isinstance(handler, MethodType) else getattr(own, handler.__name__)
+    owner, function = _parts_of(handler)
+    try:
+        reference = weakref.ref(owner, lambda _: gone())
+    except TypeError:
+        what = f"a {type(owner).__name__} takes no weak references"
+        raise TypeError(f"{name_of_handler(handler)} cannot be held weakly: {what}") from None
 
     def target() -> Handler | None:
-        alive = owner()
-        return None if alive is None else MethodType(function, alive)
+        alive = reference()
+        return alive if alive is None or function is None else MethodType(function, alive)
 
     return target
+
+
+def _parts_of(handler: Handler) -> tuple[Any, Callable[..., object] | None]:
+    """The owner and the function of a method; of anything else itself and None."""
+    if isinstance(handler, MethodType):
+        return handler.__self__, handler.__func__
+    if isinstance(handler, BuiltinMethodType) and not inspect.ismodule(handler.__self__):
+        return handler.__self__, getattr(type(handler.__self__), handler.__name__)
+    return handler, None
 
 
 class Inline:

@@ -88,7 +88,7 @@ class View:
                 self.console.print(self.tree())
             return
         live = Live(
-            get_renderable=lambda: self.tree(self.console.height - 1),
+            get_renderable=lambda: self.tree(self.console.height - 2).append("\n"),  # an echoed ^C must not wrap
             console=self.console,
             refresh_per_second=FRAMES_PER_SECOND,
             transient=True,

@@ -84,10 +84,8 @@ class Source:
     def idle_since_ns(self) -> int | None:
         """When the run or deployment that has been idle longest was last heard of."""
         run = self._idlest()
-        known = [
-            since_ns for since_ns in (run and run.last_ns, self._deployments.idle_since_ns) if since_ns is not None
-        ]
-        return min(known, default=None)
+        times = (None if run is None else run.last_ns, self._deployments.idle_since_ns)
+        return min((since_ns for since_ns in times if since_ns is not None), default=None)
 
     def _idlest(self) -> Run | None:
         return next((run for run in self._table.active.values() if not run.is_idle), None)
