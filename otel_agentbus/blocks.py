@@ -15,8 +15,8 @@ from concurrent.futures import CancelledError as FutureCancelled
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypeVar
 
 from .events import Event
-from .invocation import Frame, enclosing, enter, leave, top
-from .streams import AsyncStream, SyncStream
+from .invocation import Frame, Invocation, enclosing, enter, leave, top
+from .streams import is_coroutine_function, stepped
 
 if TYPE_CHECKING:
     from .events import Outcome
@@ -103,6 +103,12 @@ def installed() -> Runtime | None:
     return _installed.runtime
 
 
+def surrounding() -> Frame | None:
+    """What something that happens now belongs to: the run or call here or, by the current span, where this came from."""
+    frame, runtime = enclosing(), _installed.runtime
+    return runtime.ambient() if frame is None and runtime is not None else frame
+
+
 def describe(error: BaseException) -> tuple[Outcome, str | None, str | None]:
     """How a block ends that this exception leaves: cancelled where it is no `Exception`, with nothing else said."""
     if not isinstance(error, Exception) or isinstance(error, FutureCancelled):
@@ -114,6 +120,18 @@ def describe(error: BaseException) -> tuple[Outcome, str | None, str | None]:
     except Exception:  # noqa: BLE001 - a broken __str__ of the program's must not become our exception
         message = ""
     return "error", name, message
+
+
+def _blame(fields: dict[str, Any], error: BaseException) -> None:
+    """Put into the fields of an end event what the exception says, as far as the program has not recorded it."""
+    outcome, kind, message = describe(error)
+    if fields.get("outcome") is None:
+        fields["outcome"] = outcome
+    if fields["outcome"] == "error":
+        if fields.get("error_type") is None:
+            fields["error_type"] = kind
+        if fields.get("error_message") is None:
+            fields["error_message"] = message
 
 
 def _failed(what: str) -> None:
@@ -140,6 +158,8 @@ class Block(Frame):
     recordable: ClassVar[frozenset[str]] = frozenset()
 
     id: str = ""
+    #: Its lineage, from its start on.
+    invocation: Invocation = Invocation("")
     #: The defaults of a run's model calls.
     provider: str | None = None
     model: str | None = None
@@ -216,20 +236,21 @@ class Block(Frame):
                 runtime.emit(event)
 
     def _tell_end(self, runtime: Runtime, elapsed: int, error: BaseException | None) -> Event:
-        fields = self._fields or {}
-        if error is not None:
-            outcome, kind, message = describe(error)
-            fields.setdefault("outcome", outcome)
-            fields.setdefault("error_type", kind)
-            fields.setdefault("error_message", message)
-        event = self._ending(elapsed / 1e9, fields)
+        fields, self._fields = self._fields or {}, None
+        try:
+            if error is not None:
+                _blame(fields, error)
+            event = self._ending(elapsed / 1e9, fields)
+        except Exception:  # noqa: BLE001 - what was recorded may be anything; the end itself must not be lost with it
+            _failed("record")
+            event = self._ending(elapsed / 1e9, {"outcome": None if error is None else describe(error)[0]})
         event.time_ns = self.started_ns + elapsed
         tracing = runtime.tracing
         if tracing is not None:
             tracing.close(self, event)
         return event
 
-    def record(self, **fields: Any) -> Self:
+    def record(self, /, **fields: Any) -> Self:
         """Fill the end event: its fields by name, anything else as an attribute."""
         known = fields.keys() <= self.recordable
         if self._fields is None:
@@ -303,7 +324,7 @@ def _decorated(block: Block, function: F) -> F:
 
         return generating  # type: ignore[return-value]  # a wrapper keeps its function's signature
 
-    if inspect.iscoroutinefunction(function):
+    if is_coroutine_function(function):
 
         @functools.wraps(function)
         async def awaiting(*args: Any, **kwargs: Any) -> Any:
@@ -324,19 +345,20 @@ def stream(generator: Any, block: Block | None = None) -> Any:
     """Step a generator (sync or async) in the context of this call, one resumption at a time, without a task.
 
     Whatever the generator holds across its yields (blocks, spans of anybody) never shows in the consumer, and is left
-    in the context where it was entered. With a `block` (not yet started) the stream is that block: it begins here, its
-    first chunk is measured, and it ends exactly once: ok at the generator's end, cancelled when the consumer leaves
-    early or is cancelled or forgets the stream, error when the generator raises. Without one, the first chunk is
-    measured for the model call that is current here. The generator sees this context as it is now; what it sets in
-    context variables of its own stays with it.
+    in the context where it was entered. With a `block` that has not begun, the stream is that block: it begins here,
+    its first chunk is measured, and it ends exactly once: ok at the generator's end, cancelled when the consumer leaves
+    early or is cancelled or forgets the stream, error when the generator raises. A block that runs already (inside its
+    `with`) ends where it would, and has its first chunk measured; without a block, so has the model call that is
+    current here. The generator sees this context as it is now; what it sets in context variables of its own stays
+    with it.
     """
     context = contextvars.copy_context()
-    if block is not None:
-        context.run(block.start)
-        first, ended = getattr(block, "first_chunk", None), block.end
-    else:
-        first, ended = getattr(top(), "first_chunk", None), None
-    kind = AsyncStream if hasattr(generator, "__anext__") else SyncStream
-    return kind(
-        generator if hasattr(generator, "__next__") or kind is AsyncStream else iter(generator), context, first, ended
-    )
+    first = getattr(top() if block is None else block, "first_chunk", None)
+    if block is None or block._state != _NEW:
+        return stepped(generator, context, first)
+    context.run(block.start)
+    try:
+        return stepped(generator, context, first, block.end)
+    except BaseException as error:
+        context.run(block.end, error)
+        raise

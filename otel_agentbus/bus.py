@@ -12,7 +12,7 @@ from typing import Any, Self
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import Tracer, TracerProvider
 
-from . import contract
+from . import adapters, contract
 from .attachment import process
 from .errors import ConfigurationError, UnreadableEvent
 from .events import Event
@@ -26,6 +26,7 @@ from .telemetry.current import CallerTracing
 from .telemetry.ids import Ids
 from .telemetry.live import LiveTracing
 from .telemetry.metrics import MetricsBridge
+from .telemetry.outlet import Outlet
 from .telemetry.providers import Pipeline, build
 from .telemetry.pump import Pump
 from .telemetry.spans import SpanBridge
@@ -80,7 +81,8 @@ class Bus:
         self._closed = False
         self._lock = threading.RLock()
         self._build: Callable[[], Pipeline] | None = None
-        self._pipeline = pipeline
+        self._instrumented: adapters.Instrumented | None = None
+        self._outlet = Outlet(pipeline)
         self._tracer: Tracer | None = None
         self._spans: SpanBridge | None = None
         self._metrics: MetricsBridge | None = None
@@ -154,7 +156,7 @@ class Bus:
 
     def _wire(self) -> None:
         """Build the bridges over the providers that there are."""
-        settings, pipeline = self.settings, self._pipeline
+        settings, pipeline = self.settings, self._outlet.pipeline
         if self._spans is None and pipeline.tracer_provider is not None and not settings.sdk_disabled:
             tracer = our_tracer(pipeline.tracer_provider)
             if can_prepare(tracer):
@@ -176,21 +178,25 @@ class Bus:
 
     def _find_tracer(self) -> Tracer | None:
         """Our tracer; asked at the top of each tree, because an application may set its provider after connecting."""
-        if self._tracer is None and not self._closed:
+        if self._tracer is None:
             self._resolve()
         return self._tracer
 
     def _resolve(self) -> None:
         with self._lock:
-            if self._pipeline.resolve():
+            if not self._closed and self._outlet.pipeline.resolve():
                 self._wire()
                 process.close_at_exit(self)  # to run before the provider's own exit
 
     def _to_spans(self, event: Event) -> None:
+        if self._tracer is None:
+            self._resolve()
         if self._spans is not None:
             self._spans(event)
 
     def _to_metrics(self, event: Event) -> None:
+        if self._metrics is None:
+            self._resolve()
         if self._metrics is not None:
             self._metrics(event)
 
@@ -205,29 +211,21 @@ class Bus:
         if not self.settings.sdk_disabled:
             self.router.subscribe(self._keeper(), priority=-1_000_000)
             self._pump.start()
+            self._outlet.start()
 
     def flush(self, timeout: float = 10.0) -> bool:
         """Hand over what was emitted until now, and export it where the pipeline is ours; whether all that was done.
 
         Nothing is judged incomplete: what is open stays open. An application's own provider flushes itself.
         """
-        deadline = time.monotonic() + timeout
-        drained = self.router.drain(timeout)
-        drained = self._pump.drain(deadline) and drained
-        if self._spans is not None:
-            self._spans.flush()
-        return self._flush_pipeline(deadline) and drained
+        now = time.monotonic()
+        drained = self._drain(now, timeout, None if self._spans is None else self._spans.flush)
+        return self._outlet.flush(now + timeout) and drained
 
-    def _flush_pipeline(self, deadline: float) -> bool:
-        pipeline = self._pipeline
-        if not (pipeline.owns_traces or pipeline.owns_metrics):
-            return True
-        flushed: list[bool] = []
-
-        def work() -> None:
-            flushed.append(pipeline.force_flush(max(deadline - time.monotonic(), 0.01)))
-
-        return self._pump.run(work, deadline) and flushed == [True]
+    def _drain(self, now: float, timeout: float, then: Callable[[], None] | None) -> bool:
+        """Have handlers and bridges take what was emitted; those that hang leave the others a share of the time."""
+        handled = self.router.drain(timeout / 4)
+        return self._pump.drain(now + timeout * 3 / 4, then) and handled
 
     def close(self, timeout: float | None = None) -> bool:
         """The last of the `connect()`s ends: hand over everything, judge what is open, shut down what is ours.
@@ -235,35 +233,25 @@ class Bus:
         Takes at most `timeout` seconds (`AGENTBUS_EXIT_TIMEOUT`), whatever the endpoint does. Gives whether all was
         delivered.
         """
-        with self._lock:
+        with process.lock:
             self.uses -= 1
             if self.uses > 0 or self._closed:
                 return True
             self._closed = True
-        process.forget(self)
-        return self._shut_down(time.monotonic() + (self.settings.exit_timeout if timeout is None else timeout))
+            process.forget(self)
+        if self._instrumented is not None:
+            self._instrumented.off()
+        return self._shut_down(time.monotonic(), self.settings.exit_timeout if timeout is None else timeout)
 
-    def _shut_down(self, deadline: float) -> bool:
-        done = self.router.drain(max(deadline - time.monotonic(), 0))
-        done = self._pump.drain(deadline) and done
-        if self._spans is not None:
-            self._spans.close()
-        pipeline = self._pipeline
-        if pipeline.owns_traces or pipeline.owns_metrics:
-            lost = [True]
-
-            def work() -> None:
-                left = max(deadline - time.monotonic(), 0.01)
-                lost[0] = not pipeline.force_flush(left)
-                pipeline.shutdown(left)
-
-            if not self._pump.run(work, deadline):
-                pipeline.cut()
-            done = done and not lost[0]
+    def _shut_down(self, now: float, timeout: float) -> bool:
+        done = self._drain(now, timeout, None if self._spans is None else self._spans.close)
+        done = self._outlet.close(now + timeout) and done
         if self._metrics is not None:
             self._metrics.close()
         self._pump.stop()
         self.router.close()
+        if not done:
+            _log.warning("Closed after %s s before all was delivered; health() has the numbers", timeout)
         return done
 
     def __enter__(self) -> Self:
@@ -283,10 +271,9 @@ class Bus:
         self._spans = self._tracer = None
         if self._metrics is not None:
             self._metrics.forget()
-        if self._build is not None and (self._pipeline.owns_traces or self._pipeline.owns_metrics):
+        if self._build is not None and self._outlet.is_ours:
             self._metrics = None
-            self._pipeline.abandon()
-            self._pipeline = self._build()
+            self._outlet.after_fork(self._build)
         self._wire()
         if not self.settings.sdk_disabled:
             self._pump.after_fork()
@@ -296,10 +283,11 @@ class Bus:
     def health(self) -> dict[str, Any]:
         """The delivery receipt: what was emitted, what became of it, and what was lost where."""
         spans = self._spans.health() if self._spans is not None else {}
+        pipeline = self._outlet.pipeline
         return {
             "source": self.source,
-            "traces": self._pipeline.description.get("traces"),
-            "metrics": self._pipeline.description.get("metrics"),
+            "traces": pipeline.description.get("traces"),
+            "metrics": pipeline.description.get("metrics"),
             "events": {
                 "emitted": self._stamp.emitted,
                 "queued": len(self._pump.ring),
@@ -312,11 +300,11 @@ class Bus:
                 "open": spans.get("open", 0),
                 "interrupted": spans.get("interrupted", 0),
                 "failed": spans.get("failed", 0),
-                "exported": sum(d.delivered for d in self._pipeline.deliveries if d.signal == "traces"),
-                "lost": sum(d.failed + d.rejected for d in self._pipeline.deliveries if d.signal == "traces"),
+                "exported": sum(d.delivered for d in pipeline.deliveries if d.signal == "traces"),
+                "lost": sum(d.failed + d.rejected for d in pipeline.deliveries if d.signal == "traces"),
             },
             "handlers": {"failures": self.router.failures, "slow_emits": self.router.slow_emits},
-            "endpoints": dict(self._pipeline.endpoints),
+            "endpoints": dict(pipeline.endpoints),
         }
 
     def _vital_numbers(self) -> dict[str, Any]:
@@ -378,11 +366,15 @@ def connect(
         def pipeline() -> Pipeline:
             return build(chosen, tracer_provider=tracer_provider, meter_provider=meter_provider, set_global=set_global)
 
-        bus = Bus(chosen, pipeline(), redact=redact, on_error=on_error)
-        bus._build = pipeline
-        bus._arguments = arguments
+        instrumented = _instrument(chosen.instrument)
+        try:
+            bus = Bus(chosen, pipeline(), redact=redact, on_error=on_error)
+        except BaseException:
+            if instrumented is not None:
+                instrumented.off()
+            raise
+        bus._build, bus._instrumented, bus._arguments = pipeline, instrumented, arguments
         process.attach(bus)
-        _instrument(chosen.instrument)
     return bus
 
 
@@ -392,9 +384,5 @@ def _names(instrument: str | tuple[str, ...] | list[str] | None) -> tuple[str, .
     return tuple(instrument.split(",")) if isinstance(instrument, str) else tuple(instrument)
 
 
-def _instrument(names: tuple[str, ...]) -> None:
-    if names:
-        from . import adapters
-
-        for name in adapters.auto() if "auto" in names else names:
-            adapters.instrument(name)
+def _instrument(names: tuple[str, ...]) -> adapters.Instrumented | None:
+    return adapters.instrument(*(adapters.auto() if "auto" in names else names)) if names else None

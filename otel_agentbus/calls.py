@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from .blocks import Block, clock, recordable_in
-from .events import Event, LlmRequest, LlmResponse, ToolCall, ToolCallStart
-from .invocation import Boundary, Frame, Invocation, mint_call_id
-
+from .events import Event, LlmRequest, LlmResponse, Outcome, ToolCall, ToolCallStart
+from .invocation import Boundary, Frame, Invocation, mint_call_id, text
 
 # A model call's events are built field by field, not by their constructors: with some thirty keywords those take three
 # times as long (1.1 us against 0.36), twice on each call's way. A test holds that no field is forgotten.
@@ -23,7 +22,7 @@ class CallBlock(Block):
 
     def _place(self, frame: Frame | None) -> None:
         run = self._run
-        if run is None:
+        if run is None or not run._state:  # a run that has not begun has no place yet
             self._run = run_of(frame)
         elif frame is None or frame.invocation is not run.invocation:
             frame = run
@@ -65,6 +64,7 @@ class LlmBlock(CallBlock):
         self,
         run: Block | None,
         model: str | None = None,
+        /,
         *,
         provider: str | None = None,
         call_id: str | None = None,
@@ -76,7 +76,7 @@ class LlmBlock(CallBlock):
         **attributes: Any,
     ) -> None:
         if call_id is not None:
-            self.id = call_id if isinstance(call_id, str) else str(call_id)
+            self.id = text(call_id)
         self._run = run
         self.model = model
         self._provider = provider
@@ -89,7 +89,7 @@ class LlmBlock(CallBlock):
 
     def first_chunk(self) -> None:
         """The first chunk of the answer is here; called by `stream`, or by hand. Later calls have no effect."""
-        if self._first_chunk is None:
+        if self._first_chunk is None and self._state:
             self._first_chunk = (clock.perf_counter_ns() - self._began) / 1e9
 
     def _starting(self) -> Event:
@@ -122,8 +122,7 @@ class LlmBlock(CallBlock):
         event.model_provider = self._provider or ""
         event.model = self.model or ""
         event.duration = duration
-        event.success = success = succeeded(fields)
-        event.outcome = "ok" if success else "error"
+        event.success, event.outcome = verdict(fields)
         event.error_type = event.error_message = None
         event.input_tokens = event.output_tokens = None
         event.cache_read_input_tokens = event.cache_write_input_tokens = event.reasoning_output_tokens = None
@@ -132,7 +131,8 @@ class LlmBlock(CallBlock):
         event.call_id = self.id
         event.messages = None
         for name, value in fields.items():
-            setattr(event, name, value)
+            if value is not None:
+                setattr(event, name, value)
         return event
 
     def _fresh(self) -> LlmBlock:
@@ -159,15 +159,16 @@ class ToolBlock(CallBlock):
         self,
         run: Block | None,
         name: str,
+        /,
         *,
         tool_call_id: str | None = None,
         arguments: Any = None,
         **attributes: Any,
     ) -> None:
         if tool_call_id is not None:
-            self.id = tool_call_id if isinstance(tool_call_id, str) else str(tool_call_id)
+            self.id = text(tool_call_id)
         self._run = run
-        self.name = name if isinstance(name, str) else str(name)
+        self.name = text(name)
         self._arguments = arguments
         self._attributes = attributes
 
@@ -179,23 +180,27 @@ class ToolBlock(CallBlock):
         return event
 
     def _ending(self, duration: float, fields: dict[str, Any]) -> Event:
-        event = ToolCall(tool=self.name, tool_call_id=self.id, duration=duration, success=succeeded(fields))
+        success, outcome = verdict(fields)
+        event = ToolCall(tool=self.name, tool_call_id=self.id, duration=duration, success=success, outcome=outcome)
         event.arguments = self._arguments
         self._stand(event)
         for name, value in fields.items():
-            setattr(event, name, value)
+            if value is not None:
+                setattr(event, name, value)
         return event
 
     def _fresh(self) -> ToolBlock:
         return ToolBlock(self._run, self.name, arguments=self._arguments, **self._attributes)
 
 
-def succeeded(fields: dict[str, Any]) -> bool:
-    """What the recorded fields say of the call's success: as told, else what follows from outcome and error."""
-    success = fields.get("success")
-    if success is None:
-        return fields.get("outcome") in (None, "ok") and fields.get("error_type") is None
-    return bool(success)
+def verdict(fields: dict[str, Any]) -> tuple[bool, Outcome]:
+    """Success and outcome, taken out of what was recorded: the outcome decides, then the success, then the error."""
+    success, outcome = fields.pop("success", None), fields.pop("outcome", None)
+    if outcome is None:
+        if success is None:
+            success = fields.get("error_type") is None and fields.get("error_message") is None
+        outcome = "ok" if success else "error"
+    return outcome == "ok", outcome
 
 
 def run_of(frame: Frame | None) -> Block | None:

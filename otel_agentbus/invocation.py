@@ -65,13 +65,13 @@ class Invocation:
     @classmethod
     def root(cls, id: str | None = None, *, agent: str | None = None, **fields: Any) -> Invocation:
         """A run that nobody called, with the caller's id or a new one."""
-        id = id or mint_invocation_id()
+        id = _given_or_new(id)
         return cls(id, None, id, agent, (agent,) if agent else (), **fields)
 
     def child(self, id: str | None = None, *, agent: str | None = None, **fields: Any) -> Invocation:
         """A run that this one calls: same root, same trace, same conversation and channel unless told otherwise."""
         return Invocation(
-            id or mint_invocation_id(),
+            _given_or_new(id),
             self.id or None,
             self.root_id,
             agent,
@@ -86,7 +86,7 @@ class Invocation:
     @classmethod
     def rehydrate(cls, id: str, root_id: str | None = None, **fields: Any) -> Invocation:
         """A run of another process or job, as far as a carrier tells; its own parent is not tracked."""
-        return cls(id, None, root_id or id, remote=True, **fields)
+        return cls(text(id), None, text(root_id or id), remote=True, **fields)
 
     def run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call `function`, or await it, with this run as the current one, and give back what it returns."""
@@ -246,6 +246,20 @@ _mint = _Mint()
 def mint_call_id() -> str:
     """A new id for a model or tool call, unique across processes."""
     return _mint.call_id()
+
+
+def text(value: object) -> str:
+    """An id or a name as text, whatever a program passes for one."""
+    if isinstance(value, str):
+        return value
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001 - a broken __str__ of the program's must not become our exception
+        return type(value).__name__
+
+
+def _given_or_new(id: str | None) -> str:
+    return (text(id) if id is not None else "") or mint_invocation_id()
 
 
 def mint_invocation_id() -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .blocks import Block, Runtime, Tracing, install, installed, recordable_in, stream
 from .calls import LlmBlock, ToolBlock
 from .events import AgentEnd, AgentStart, Event
-from .invocation import Boundary, Frame, Invocation, owner
+from .invocation import Boundary, Frame, Invocation, owner, text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,8 +34,7 @@ class AgentBlock(Block):
         content: tuple[Any, Any],
         attributes: dict[str, Any],
     ) -> None:
-        self.name = name if isinstance(name, str) else str(name)
-        self.owner = owner()
+        self.name = text(name)
         self.provider = provider
         self.model = model
         self._given = given
@@ -56,7 +55,8 @@ class AgentBlock(Block):
         return ""
 
     def _place(self, frame: Frame | None) -> None:
-        given = {key: value for key, value in self._given.items() if value is not None}
+        given = {key: text(value) for key, value in self._given.items() if value is not None}
+        self.owner = owner()
         caller = None if frame is None else frame.invocation
         given_id = given.pop("invocation_id", None)
         if frame is None or caller is None or isinstance(frame, Boundary):
@@ -111,8 +111,9 @@ class AgentBlock(Block):
         )
 
     def _fresh(self) -> AgentBlock:
+        given = {**self._given, "invocation_id": None}  # one id, one run
         content = (self._instructions, self._input)
-        return AgentBlock(self.name, self.provider, self.model, self._given, content, self._attributes)
+        return AgentBlock(self.name, self.provider, self.model, given, content, self._attributes)
 
 
 def beside(caller: Invocation) -> dict[str, Any] | None:

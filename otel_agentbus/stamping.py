@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import itertools
 import os
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 
+from .blocks import surrounding
 from .events import AgentEnd, AgentStart, Event
-from .invocation import Frame, Invocation, top
+from .invocation import Boundary, Frame, Invocation
 
 #: How many foreign runs are remembered.
 FOREIGN_RUNS = 4096
@@ -26,7 +28,7 @@ Decide = Callable[[Event, str], tuple[str | None, str | None]]
 class Stamp:
     """Stamps the events of one bus in one process."""
 
-    __slots__ = ("_decide", "_foreign", "_seq", "next_seq", "source")
+    __slots__ = ("_decide", "_foreign", "_lock", "_seq", "next_seq", "source")
 
     def __init__(self, decide: Decide | None = None) -> None:
         self._decide = decide
@@ -38,11 +40,12 @@ class Stamp:
         self._seq = itertools.count()
         self.next_seq: Callable[[], int] = self._seq.__next__
         self._foreign: OrderedDict[str, Invocation] = OrderedDict()
+        self._lock = threading.RLock()  # of the memory; events of blocks never come here
 
     @property
     def emitted(self) -> int:
         """How many events this source has numbered so far."""
-        return int(self._seq.__reduce__()[1][0])
+        return int(repr(self._seq)[6:-1])  # of "count(7)"; there is no other way to look without counting
 
     def __call__(self, event: Event) -> None:
         """Fill in what is unset; the number comes last, so that it has no gaps."""
@@ -59,7 +62,9 @@ class Stamp:
             self._lineage(event)
 
     def _lineage(self, event: Event) -> None:
-        frame = top()
+        frame = surrounding()
+        if isinstance(frame, Boundary):
+            frame = None
         if event.invocation_id is not None:
             self._fill(event, self._run_of(event, frame))
         elif frame is not None and not isinstance(event, (AgentStart, AgentEnd)):
@@ -73,20 +78,23 @@ class Stamp:
         run_id = event.invocation_id or ""
         if frame is not None and frame.invocation.id == run_id:
             return frame.invocation
-        known = self._foreign.get(run_id)
-        if known is not None:
-            self._foreign.move_to_end(run_id)
+        with self._lock:
+            known = self._foreign.get(run_id)
+            if known is not None:
+                self._foreign.move_to_end(run_id)
+                return known
+            known = self._foreign[run_id] = self._new_run(event, run_id, frame)
+            if len(self._foreign) > FOREIGN_RUNS:
+                self._foreign.popitem(last=False)
             return known
-        known = self._foreign[run_id] = self._new_run(event, run_id, frame)
-        if len(self._foreign) > FOREIGN_RUNS:
-            self._foreign.popitem(last=False)
-        return known
 
     def _new_run(self, event: Event, run_id: str, frame: Frame | None) -> Invocation:
         parent_id, call = event.parent_invocation_id, event.parent_call_id
         parent = self._foreign.get(parent_id) if parent_id is not None else None
-        if parent is None and frame is not None and parent_id in (None, frame.invocation.id):
-            parent, call = frame.invocation, call or frame.call
+        while parent is None and frame is not None:  # the named parent may be a run further up
+            if parent_id in (None, frame.invocation.id):
+                parent, call = frame.invocation, call or frame.call
+            frame = frame.parent
         if parent is not None:
             return parent.child(run_id, agent=event.agent, parent_call_id=call)
         run = Invocation(run_id, parent_id, parent_id or run_id, event.agent, parent_call_id=call)

@@ -533,17 +533,17 @@ def _quiet_sdk() -> Iterator[None]:
     logger.disabled = False
 
 
-@pytest.mark.usefixtures("_quiet_sdk")
-@anything
-@given(hostile.values, st.sampled_from(MODES), st.integers(256, 5000))
-def test_whatever_comes_is_never_raised_over_and_can_be_exported(value: Any, mode: Capture, max_bytes: int) -> None:
+def holds(value: Any, mode: Capture, max_bytes: int) -> None:
+    """Put a value everywhere where one can be, and export what is left of it."""
     policy = ContentPolicy(mode, max_bytes)
     events: list[Event] = [
         *with_content(value),
+        *with_content([{"role": "user", "content": value}]),
         request(None, parameters={"temperature": value, "tools": value}),
         request(None, parameters=value),
         DomainEvent(name="lead", data={"k": value}, **RUN),
         DomainEvent(name="lead", data=value, attributes=value, **RUN),
+        UnknownEvent(name="later", fields=value),
         failed(value),
         Error(component=value, message=value, error_type=value),
         AgentEnd(error_type=value, tokens_used=value, **RUN),
@@ -556,10 +556,33 @@ def test_whatever_comes_is_never_raised_over_and_can_be_exported(value: Any, mod
                 assert isinstance(text, str)
                 assert len(text.encode()) <= max_bytes
                 json.loads(text, parse_constant=pytest.fail)
-        said = {**contents(applied), **applied.attributes, **(applied.data if isinstance(applied, DomainEvent) else {})}
+        payload = applied.data if isinstance(applied, DomainEvent) else {}
+        said: dict[str, Any] = {**contents(applied), **applied.attributes, **payload}
         json.dumps(said, allow_nan=False).encode()
-        assert len(encode_spans(exported({"content": repr(dataclasses.asdict(applied)), **said})).SerializeToString())
+        encoded = encode_spans(exported({"event": repr(dataclasses.asdict(applied)), **said}))
+        assert encoded.resource_spans[0].scope_spans[0].spans[0].attributes
     assert policy.failures == 0
+
+
+@pytest.mark.usefixtures("_quiet_sdk")
+@anything
+@given(hostile.values, st.sampled_from(MODES), st.integers(256, 5000))
+def test_whatever_comes_is_never_raised_over_and_can_be_exported(value: Any, mode: Capture, max_bytes: int) -> None:
+    holds(value, mode, max_bytes)
+
+
+@pytest.mark.usefixtures("_quiet_sdk")
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("index", range(len(hostile.oddities())))
+def test_every_oddity_is_never_raised_over_and_can_be_exported(index: int, mode: Capture) -> None:
+    holds(hostile.oddities()[index], mode, 1000)
+
+
+@pytest.mark.usefixtures("_quiet_sdk")
+@pytest.mark.parametrize("mode", MODES)
+def test_what_is_huge_is_never_raised_over_and_can_be_exported(mode: Capture) -> None:
+    for huge in ("x y\n" * 2_500_000, list(range(1_000_000)), {"k" * 1_000_000: b"\xff" * 1_000_000}):
+        holds(huge, mode, 32_768)
 
 
 @pytest.mark.parametrize(

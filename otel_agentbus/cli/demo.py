@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 #: How long the export of the trace may take, in seconds.
 PATIENCE = 5.0
 JAEGER = "http://localhost:16686"
+SERVICE = "agentbus-demo"
 
 
 class Hasty(selectors.SelectSelector):
@@ -63,18 +64,29 @@ def demo(
     console = Console(highlight=False)
     logging.getLogger("opentelemetry").addHandler(logging.NullHandler())  # what fails is said below, in a sentence
     try:
-        bus = agentbus.connect()
+        bus = agentbus.connect(settings=named())
     except ConfigurationError as error:
         console.print(str(error), style="red", markup=False)
         raise typer.Exit(2) from None
-    with bus:
+    flushed = False
+    try:
         outline = Outline()
         finished = perform(bus, outline, console, fast=fast)
         with console.status("Exporting"):
-            sentences = whereabouts(bus, read_origin(outline.trace), jaeger.rstrip("/"))
-        for sentence in sentences:
-            console.print(sentence, markup=False, soft_wrap=sentence.startswith(jaeger))  # a broken link is none
+            flushed = bus.flush(PATIENCE)
+    finally:
+        bus.close(None if flushed else 0.1)  # what was not exported by now has had its time
+    for sentence in whereabouts(bus, read_origin(outline.trace), jaeger.rstrip("/"), flushed=flushed):
+        console.print(sentence, markup=False, soft_wrap=sentence.startswith(jaeger))  # a broken link is none
     raise typer.Exit(0 if finished else 130)
+
+
+def named() -> agentbus.Settings:
+    """The settings of the environment, with a name for this service where they give none."""
+    settings = agentbus.Settings()
+    if settings.service_name or "service.name" in settings.resource_attributes:
+        return settings
+    return agentbus.Settings(service_name=SERVICE)
 
 
 def perform(bus: agentbus.Bus, outline: Outline, console: Console, *, fast: bool = False) -> bool:
@@ -96,16 +108,13 @@ def perform(bus: agentbus.Bus, outline: Outline, console: Console, *, fast: bool
     return finished
 
 
-def whereabouts(bus: agentbus.Bus, origin: Origin | None, jaeger: str) -> list[str]:
-    """Where the trace is now, in sentences: exports what is left of it, and says so if that fails."""
+def whereabouts(bus: agentbus.Bus, origin: Origin | None, jaeger: str, *, flushed: bool) -> list[str]:
+    """Where the trace is now, in sentences."""
     settings = bus.settings
     if origin is None and not settings.exports_metrics:
         if settings.sdk_disabled or settings.traces_exporter is not None:
             return [f"Nothing left this process ({bus.health()['traces']})."]
         return ["Nothing left this process. Set OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4318 to export it, too."]
-    flushed = bus.flush(PATIENCE)
-    if not flushed:
-        bus.close(0.1)  # it had its time; else the exit would wait again
     if origin is None:
         return [_metrics(flushed)]
     sentences = [f"Trace {origin.trace_id:032x}"]

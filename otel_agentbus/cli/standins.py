@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 class RateLimited(Exception):
@@ -110,6 +112,6 @@ def remembered(question: str) -> str | None:
     return "lithium needs nickel and a mild climate" if "lithium" in question else None
 
 
-async def _after(seconds: float, answer: Any) -> Any:
+async def _after(seconds: float, answer: T) -> T:
     await asyncio.sleep(seconds)
     return answer

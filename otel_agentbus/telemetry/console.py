@@ -6,7 +6,7 @@ Nothing depends on colour alone: every outcome has its sign. The only module tha
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
@@ -69,9 +69,10 @@ class Line:
 class View:
     """Shows one outline on one console."""
 
-    def __init__(self, outline: Outline, console: Console) -> None:
+    def __init__(self, outline: Outline, console: Console, clock: Callable[[], int] = time.time_ns) -> None:
         self.outline = outline
         self.console = console
+        self._clock = clock
         signs = Signs() if console.encoding.lower().startswith("utf") else ASCII
         self._narrow = console.width < NARROW
         self._signs = signs.narrow() if self._narrow else signs
@@ -102,7 +103,7 @@ class View:
 
     def tree(self, height: int | None = None) -> Text:
         """The tree as it is now; of one that is too high for its place, the newest lines."""
-        now_ns = time.time_ns()
+        now_ns = self._clock()
         signs = self._signs
         lines = list(_lines(self.outline.roots, signs))
         cells = [self._cells(line.row, now_ns) for line in lines]
@@ -176,7 +177,7 @@ class View:
     def sum(self) -> str:
         """What the table of models does not say, in a line."""
         totals, roots = self.outline.totals, self.outline.roots
-        now_ns = time.time_ns()
+        now_ns = self._clock()
         began = min((root.started_ns for root in roots), default=now_ns)
         ended = max((root.started_ns + root.seconds(now_ns) * 1e9 for root in roots), default=now_ns)
         said = [_counted(totals.runs, "run"), _counted(totals.tools, "tool call")]
@@ -192,7 +193,7 @@ class View:
 
 
 def _lines(rows: list[Row], signs: Signs, below: str = "", *, top: bool = True) -> Iterator[Line]:
-    for row in list(rows):
+    for row in rows:
         is_last = row is rows[-1]
         yield Line(row, "" if top else below + (signs.last if is_last else signs.branch))
         further = "" if top else below + (" " * len(signs.below) if is_last else signs.below)
@@ -200,7 +201,7 @@ def _lines(rows: list[Row], signs: Signs, below: str = "", *, top: bool = True) 
 
 
 def _spent(spent: Spent) -> tuple[str, ...]:
-    counts = (str(spent.calls), str(spent.errors or ""), tokens(spent.input), tokens(spent.cached), tokens(spent.output))
+    counts = (tokens(count) for count in (spent.calls, spent.errors, spent.input, spent.cached, spent.output))
     return (*counts, dollars(spent), seconds(spent.seconds))
 
 
@@ -211,7 +212,7 @@ def _counted(spent: Spent, noun: str) -> str:
 
 
 def tokens(count: int) -> str:
-    """A number of tokens for people; none is shown as nothing."""
+    """A count for people; none is shown as nothing."""
     return f"{count:,}" if count else ""
 
 

@@ -45,7 +45,7 @@ class Ordering:
     @property
     def held(self) -> int:
         """How many events wait behind a gap."""
-        return sum(len(queue.held) for queue in self._queues.values())
+        return sum(len(queue.held) for queue in tuple(self._queues.values()))
 
     def push(self, event: Event, now_ns: int) -> Iterator[Event]:
         """Take one event; gives those whose turn it is. An event without a number has no order and no double."""

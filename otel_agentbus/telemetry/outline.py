@@ -1,4 +1,4 @@
-"""What happened as a tree of rows and as totals, kept up to date while it happens: the model of every view for people."""
+"""What happened, as a tree of rows and as totals that grow while it happens: the model of every view for people."""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
 A thread that computes for long holds the interpreter for its whole switch interval (5 ms), which an event loop feels.
 So it works for a quarter of a millisecond, then yields; when the ring is empty it lets time pass for the bridges and
-sleeps. `drain()` does the same work in the caller's thread, so that a flush needs no thread that may be gone.
+sleeps. Whoever calls `drain()` waits for all that is in the ring, and no longer than told: what a foreign span processor
+does with it (block, say) happens in this thread.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from ..events import Event
 
@@ -20,6 +22,14 @@ _log = logging.getLogger("otel_agentbus.pump")
 SLICE_NS = 250_000
 PAUSE_S = 0.0005
 IDLE_S = 0.05
+
+
+@dataclass(slots=True)
+class _Drain:
+    """Somebody waits for the ring to be handed over."""
+
+    then: Callable[[], object] | None
+    done: threading.Event = field(default_factory=threading.Event)
 
 
 class Pump:
@@ -31,11 +41,10 @@ class Pump:
         self.dropped = 0
         self._sinks = sinks
         self._idle = idle
-        self._jobs: deque[tuple[Callable[[], object], threading.Event]] = deque()
+        self._drains: deque[_Drain] = deque()
         self._renew()
 
     def _renew(self) -> None:
-        self._lock = threading.Lock()
         self._wake = threading.Event()
         self._stopping = False
         self._thread: threading.Thread | None = None
@@ -63,59 +72,65 @@ class Pump:
     def after_fork(self) -> None:
         """In the child: nothing of the parent's is ours, not its events nor its locks."""
         self.ring.clear()
-        self._jobs.clear()
+        self._drains.clear()
         self.dropped = 0
         self._renew()
         self.start()
 
-    def drain(self, deadline: float) -> bool:
-        """Hand over all that is in the ring, in this thread; whether that was done by the (monotonic) deadline."""
-        remaining = deadline - time.monotonic()
-        if not self._lock.acquire(timeout=max(remaining, 0)):
-            return False
-        try:
-            while self.ring:
-                if time.monotonic() > deadline:
-                    return False
-                self._take()
-        finally:
-            self._lock.release()
-        return True
-
-    def run(self, job: Callable[[], object], deadline: float) -> bool:
-        """Run something that may block (an exporter's flush) in the background; whether it was done by the deadline."""
-        done = threading.Event()
-        if self._thread is None or not self._thread.is_alive():
-            return False
-        self._jobs.append((job, done))
-        self._wake.set()
-        return done.wait(max(deadline - time.monotonic(), 0))
+    def drain(self, deadline: float, then: Callable[[], object] | None = None) -> bool:
+        """Have all that is in the ring by now handed over, `then` that done; whether it was by the (monotonic) deadline."""
+        drain = _Drain(then)
+        thread = self._thread
+        if thread is None or not thread.is_alive():
+            self._work_off(drain)
+        elif thread is threading.current_thread():
+            return False  # from within a sink: what it waits for waits for it
+        else:
+            self._drains.append(drain)
+            self._wake.set()
+        return drain.done.wait(max(deadline - time.monotonic(), 0))
 
     def stop(self) -> None:
-        """Let the thread end when its jobs are done; it is a daemon, nobody waits for it."""
+        """Let the thread end; it is a daemon, nobody waits for it."""
         self._stopping = True
         self._wake.set()
 
     def _run(self) -> None:
         while not self._stopping:
-            if self._slice():
-                time.sleep(PAUSE_S)
-                continue
-            self._work_off_jobs()
+            try:
+                self._turn()
+            except BaseException:  # noqa: BLE001 - here is no program to end: a sink that says so must not end the others
+                _log.exception("Background work failed")
+        while self._drains:
+            self._work_off(self._drains.popleft())
+
+    def _turn(self) -> None:
+        if self._drains:
+            self._work_off(self._drains.popleft())
+        elif self._slice():
+            time.sleep(PAUSE_S)
+        else:
             self._isolated(self._idle)
             self._wake.wait(IDLE_S)
             self._wake.clear()
-        self._work_off_jobs()
 
     def _slice(self) -> bool:
         """Work for one slice; whether there is more."""
-        with self._lock:
-            until = time.perf_counter_ns() + SLICE_NS
-            while self.ring:
-                self._take()
-                if time.perf_counter_ns() >= until:
-                    return bool(self.ring)
+        until = time.perf_counter_ns() + SLICE_NS
+        while self.ring:
+            self._take()
+            if time.perf_counter_ns() >= until:
+                return bool(self.ring)
         return False
+
+    def _work_off(self, drain: _Drain) -> None:
+        try:
+            for _ in range(len(self.ring)):  # not for ever, where others go on emitting
+                self._take()
+            if drain.then is not None:
+                self._isolated(drain.then)
+        finally:
+            drain.done.set()
 
     def _take(self) -> None:
         try:
@@ -127,12 +142,6 @@ class Pump:
                 sink(event)
             except Exception:  # noqa: BLE001 - one sink's failure is not the other's
                 _log.exception("A sink failed on %s", event.kind)
-
-    def _work_off_jobs(self) -> None:
-        while self._jobs:
-            job, done = self._jobs.popleft()
-            self._isolated(job)
-            done.set()
 
     def _isolated(self, function: Callable[[], object]) -> None:
         try:

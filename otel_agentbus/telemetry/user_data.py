@@ -54,9 +54,9 @@ class UserData:
 
     def attributes(self, attributes: object) -> Data:
         """The attributes of an event; the same object if nothing need be done."""
-        if isinstance(attributes, dict) and self._is_clean(attributes):
+        if type(attributes) is dict and self._is_clean(attributes):
             return attributes
-        entries = dict(_entries(attributes, "attributes"))
+        entries = dict(dict.items(_entries(attributes, "attributes")))
         span = entries.pop(names.SPAN_DATA, None)
         clean = self._attributes(entries, self._max_bytes)
         if isinstance(span, dict):
@@ -65,7 +65,7 @@ class UserData:
 
     def data(self, data: object) -> Data:
         """The payload of an event of the application's own; the same object if nothing need be done."""
-        if isinstance(data, dict) and self._is_clean(data):
+        if type(data) is dict and self._is_clean(data):
             return data
         return self._plain(_entries(data, "data"), self._max_bytes)
 
@@ -150,11 +150,12 @@ _SPAN_PARTS: dict[str, Callable[[UserData, object], JSON]] = {
 }
 
 
-def _entries(said: object, name: str) -> Mapping[object, object]:
-    """What is no mapping is kept under the name of what it was given as."""
-    if isinstance(said, Mapping):
+def _entries(said: object, name: str) -> dict[object, object]:
+    """What is no dict is read as one as far as it can be, or kept under the name of what it was given as."""
+    if isinstance(said, dict):
         return said
-    return {} if said is None else {name: said}
+    copied = {} if said is None else safe_json(said)
+    return copied if isinstance(copied, dict) else {name: copied}  # type: ignore[return-value]  # str is an object
 
 
 def _label(value: object) -> str:

@@ -325,6 +325,7 @@ async def test_trace_agent_on_the_bus_itself_tells_domain_events_of_the_run_and_
         "llm_complete",
     ]
     assert {event.invocation_id for event in domain} == {result.run_id}
+    assert not [event for event in domain if {"args", "result", "error"} & event.data.keys()]  # type: ignore[attr-defined]
     seen.assert_tree("""
         invoke_agent planner
         ├─ chat large

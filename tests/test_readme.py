@@ -1,0 +1,95 @@
+"""The README tells the truth of today."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import textwrap
+
+from otel_agentbus import testing
+
+from .readme import README, ROOT, made
+
+TEXT = README.read_text("utf-8")
+
+
+def block(after: str, language: str) -> str:
+    """The first code block of that language after a heading or sentence."""
+    found = re.search(rf"```{language}\n(.*?)```", TEXT[TEXT.index(after) :], re.DOTALL)
+    assert found is not None, f"there is no {language} block after {after!r}"
+    return found[1]
+
+
+def test_the_made_parts_are_renewed() -> None:
+    assert made(TEXT) == TEXT, "run: python -m tests.readme"
+
+
+def test_the_ten_lines_run_and_make_the_tree_that_is_shown() -> None:
+    with testing.capture() as seen:
+        exec(block("## Ten lines", "python"), {})
+        assert seen.tree() == block("They make this trace", "text").strip()
+        assert seen.metric("agentbus.llm.calls") == {
+            (
+                ("agentbus.outcome", "ok"),
+                ("gen_ai.agent.name", "planner"),
+                ("gen_ai.provider.name", "openai"),
+                ("gen_ai.request.model", "gpt-5-mini"),
+            ): 1
+        }
+
+
+def test_the_ten_lines_run_in_a_process_where_nothing_is_set() -> None:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("OTEL_", "AGENTBUS_"))}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", block("## Ten lines", "python")],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_the_streaming_lines_run() -> None:
+    program = block("`agent`, `llm` and `tool` are", "python") + textwrap.dedent("""
+        import asyncio
+
+        async def ask_the_model(topic):
+            yield "a"
+            yield "b"
+
+        async def main():
+            async for chunk in write("otters"):
+                break
+
+        asyncio.run(main())
+    """)
+    with testing.capture() as seen:
+        exec(program, {})
+    assert seen.tree() == "invoke_agent writer\n└─ chat claude-sonnet-4-5"
+    assert {(span.attributes or {})["agentbus.outcome"] for span in seen.spans} == {"cancelled"}
+
+
+def rows(text: str) -> list[str]:
+    """What a shown tree says apart from its numbers."""
+    return [re.sub(r"[\d.,$]+s?", "", line).split("  ")[0].rstrip() for line in text.splitlines() if re.match(r"[│├└✓✗]", line)]
+
+
+def test_the_demo_shows_what_the_readme_shows() -> None:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("OTEL_", "AGENTBUS_"))}
+    done = subprocess.run(
+        [sys.executable, "-m", "otel_agentbus", "demo", "--fast"],
+        cwd=ROOT,
+        env=environment | {"COLUMNS": "100"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    shown = block("<!-- demo -->", "text")
+    assert rows(shown) == rows(done.stdout)
+    assert len(rows(shown)) > 15
