@@ -104,7 +104,7 @@ def installed() -> Runtime | None:
 
 
 def surrounding() -> Frame | None:
-    """What something that happens now belongs to: the run or call here or, by the current span, where this came from."""
+    """What something that happens now belongs to: the run or call here or, else, that of the current span."""
     frame, runtime = enclosing(), _installed.runtime
     return runtime.ambient() if frame is None and runtime is not None else frame
 

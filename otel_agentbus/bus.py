@@ -200,6 +200,14 @@ class Bus:
         if self._metrics is not None:
             self._metrics(event)
 
+    def _flush_spans(self) -> None:
+        if self._spans is not None:
+            self._spans.flush()
+
+    def _close_spans(self) -> None:
+        if self._spans is not None:
+            self._spans.close()
+
     def _idle(self) -> None:
         if self._spans is not None and not self._pump.ring:
             self._spans.tick()
@@ -219,10 +227,10 @@ class Bus:
         Nothing is judged incomplete: what is open stays open. An application's own provider flushes itself.
         """
         now = time.monotonic()
-        drained = self._drain(now, timeout, None if self._spans is None else self._spans.flush)
+        drained = self._drain(now, timeout, self._flush_spans)
         return self._outlet.flush(now + timeout) and drained
 
-    def _drain(self, now: float, timeout: float, then: Callable[[], None] | None) -> bool:
+    def _drain(self, now: float, timeout: float, then: Callable[[], object]) -> bool:
         """Have handlers and bridges take what was emitted; those that hang leave the others a share of the time."""
         handled = self.router.drain(timeout / 4)
         return self._pump.drain(now + timeout * 3 / 4, then) and handled
@@ -233,6 +241,7 @@ class Bus:
         Takes at most `timeout` seconds (`AGENTBUS_EXIT_TIMEOUT`), whatever the endpoint does. Gives whether all was
         delivered.
         """
+        self._resolve()
         with process.lock:
             self.uses -= 1
             if self.uses > 0 or self._closed:
@@ -244,7 +253,7 @@ class Bus:
         return self._shut_down(time.monotonic(), self.settings.exit_timeout if timeout is None else timeout)
 
     def _shut_down(self, now: float, timeout: float) -> bool:
-        done = self._drain(now, timeout, None if self._spans is None else self._spans.close)
+        done = self._drain(now, timeout, self._close_spans)
         done = self._outlet.close(now + timeout) and done
         if self._metrics is not None:
             self._metrics.close()

@@ -9,18 +9,30 @@ What is missing, oversized, of another version or garbage gives a fresh root, ne
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 from urllib.parse import quote, unquote
 
-from .blocks import installed
+from .blocks import installed, surrounding
 from .invocation import Boundary, Frame, Invocation, enter, leave, top
+
+_log = logging.getLogger("otel_agentbus.carriers")
 
 ENTRY = "agentbus"
 VERSION = "1"
 LIMIT = 1024
+
+#: W3C Trace Context: what version 00 is, and what every later version begins with.
+_TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+#: The flags that are known: sampled, random trace id.
+_KNOWN_FLAGS = 0x03
+#: One member of a tracestate, and how much of them all has to be passed on.
+_MEMBER = re.compile(r"[a-z0-9][-_*/a-z0-9]{0,240}(@[a-z][-_*/a-z0-9]{0,13})?=[ -+\--<>-~]{0,255}[!-+\--<>-~]")
+_MEMBERS, _TRACESTATE_LIMIT = 32, 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,64 +51,110 @@ def inject(carrier: MutableMapping[str, str] | None = None) -> MutableMapping[st
     Without a current run only the trace context is written, if OpenTelemetry has one. Never raises.
     """
     carrier = {} if carrier is None else carrier
+    try:
+        _inject(carrier)
+    except Exception:  # noqa: BLE001 - a carrier that takes nothing must not fail the message that it belongs to
+        _log.warning("Nothing could be written into a carrier of type %s", type(carrier).__name__, exc_info=True)
+    return carrier
+
+
+def _inject(carrier: MutableMapping[str, str]) -> None:
     runtime = installed()
     if runtime is not None and runtime.tracing is not None:
         runtime.tracing.inject(carrier)
-    frame = top()
+    frame = surrounding()
     if frame is not None and frame.invocation.id:
         entry = _write(frame.invocation, frame.call)
         if len(entry) <= LIMIT:
             carrier[ENTRY] = entry
-    return carrier
 
 
 def _write(run: Invocation, call: str | None) -> str:
     fields = [run.id, run.root_id, call, str(run.attempt), run.conversation_id, run.agent]
-    path = "/".join(quote(name, safe="") for name in run.path)
-    head = ";".join([VERSION, *(quote(field or "", safe="") for field in fields)])
+    path = "/".join(_quoted(name) for name in run.path)
+    head = ";".join([VERSION, *(_quoted(field or "") for field in fields)])
     # A deep tree may have a long path; it is for people only, and gives way.
     return f"{head};{path}" if len(head) + len(path) < LIMIT else f"{head};"
 
 
-def extract(carrier: Mapping[str, Any]) -> Carried:
-    """Read a carrier, whatever is in it; what cannot be read is as if it were not there."""
-    lowered = {str(key).lower(): value for key, value in carrier.items()} if isinstance(carrier, Mapping) else {}
-    run, call = _read(_text(lowered.get(ENTRY)))
-    return Carried(run, call, _text(lowered.get("traceparent")), _text(lowered.get("tracestate")))
+def _quoted(text: str) -> str:
+    return quote(text, safe="", errors="surrogatepass")
 
 
-def _text(value: object) -> str | None:
-    if isinstance(value, (list, tuple)) and value:
-        value = value[0]
+def extract(carrier: Mapping[str, Any] | None) -> Carried:
+    """Read a carrier (a mapping, or pairs as ASGI and Kafka have them); what cannot be read is as if it were not there.
+
+    Names count in any case, values may be bytes or lists of values.
+    """
+    try:
+        return _extract(carrier)
+    except Exception:  # noqa: BLE001 - what comes from outside may be anything
+        return Carried()
+
+
+def _extract(carrier: Any) -> Carried:
+    pairs = carrier.items() if hasattr(carrier, "items") else carrier or ()
+    found = {(_text(key) or "").lower(): value for key, value in pairs}
+    run, call = _read(_text(found.get(ENTRY)))
+    traceparent = _traceparent(_text(found.get("traceparent")))
+    tracestate = _tracestate(_text(found.get("tracestate"), separator=",")) if traceparent is not None else None
+    return Carried(run, call, traceparent, tracestate)
+
+
+def _text(value: object, separator: str | None = None) -> str | None:
+    """A header's text; of several values the first, or all of them where the header is a list itself."""
+    if isinstance(value, (list, tuple)):
+        texts = [text for text in map(_text, value) if text is not None]
+        return separator.join(texts) if separator is not None else next(iter(texts), None)
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")
-    return value if isinstance(value, str) and value else None
+    return (value.strip() or None) if isinstance(value, str) else None
+
+
+def _traceparent(text: str | None) -> str | None:
+    """A traceparent of any version as one of version 00, unknown flags left out; None where it is invalid."""
+    found = _TRACEPARENT.fullmatch(text) if text is not None else None
+    if found is None:
+        return None
+    version, trace_id, span_id, flags, more = found.groups()
+    if version == "ff" or (version == "00" and more) or int(trace_id, 16) == 0 or int(span_id, 16) == 0:
+        return None
+    return f"00-{trace_id}-{span_id}-{int(flags, 16) & _KNOWN_FLAGS:02x}"
+
+
+def _tracestate(text: str | None) -> str | None:
+    members = [member for part in (text or "").split(",") if (member := part.strip())]
+    keys = {member.partition("=")[0] for member in members}
+    if not members or len(keys) < len(members) or len(members) > _MEMBERS or len(text or "") > _TRACESTATE_LIMIT:
+        return None
+    return ",".join(members) if all(map(_MEMBER.fullmatch, members)) else None
 
 
 def _read(entry: str | None) -> tuple[Invocation | None, str | None]:
-    if entry is None or len(entry) > LIMIT:
-        return None, None
-    fields = entry.split(";")
+    fields = (entry or "").split(";") if len(entry or "") <= LIMIT else []
     if len(fields) != 8 or fields[0] != VERSION:
         return None, None
-    _, run_id, root_id, call, attempt, conversation, agent, path = fields
-    run_id, root_id = unquote(run_id), unquote(root_id)
+    *told, path = fields[1:]
+    try:
+        run_id, root_id, call, attempt, conversation, agent = map(_unquoted, told)
+        names = tuple(map(_unquoted, path.split("/"))) if path else ()
+    except UnicodeDecodeError:
+        return None, None
     if not (run_id and root_id and attempt.isdecimal() and 1 <= int(attempt) < 1_000_000):
         return None, None
     run = Invocation.rehydrate(
-        run_id,
-        root_id,
-        agent=unquote(agent) or None,
-        path=tuple(unquote(name) for name in path.split("/")) if path else (),
-        attempt=int(attempt),
-        conversation_id=unquote(conversation) or None,
+        run_id, root_id, agent=agent or None, path=names, attempt=int(attempt), conversation_id=conversation or None
     )
-    return run, unquote(call) or None
+    return run, call or None
+
+
+def _unquoted(text: str) -> str:
+    return unquote(text, errors="surrogatepass")
 
 
 @contextmanager
 def resume(
-    carrier: Mapping[str, Any] | Carried,
+    carrier: Mapping[str, Any] | Carried | None,
     policy: Literal["parent", "link"] = "parent",
     trusted: bool = True,
 ) -> Iterator[Invocation | None]:

@@ -83,7 +83,9 @@ class Stamp:
             if known is not None:
                 self._foreign.move_to_end(run_id)
                 return known
-            known = self._foreign[run_id] = self._new_run(event, run_id, frame)
+        new = self._new_run(event, run_id, frame)  # asks the sampler, which may do whatever it likes: no lock is held
+        with self._lock:
+            known = self._foreign.setdefault(run_id, new)
             if len(self._foreign) > FOREIGN_RUNS:
                 self._foreign.popitem(last=False)
             return known

@@ -1,12 +1,12 @@
 """For the tests of programs that use this package: capture what they emit, look at the tree, turn the clock.
 
-with testing.capture() as seen:
-run_my_agent()
-seen.assert_tree('''
-invoke_agent planner
-├─ chat gpt-5-mini
-└─ execute_tool search
-''')
+    with testing.capture() as seen:
+        run_my_agent()
+    seen.assert_tree('''
+        invoke_agent planner
+        ├─ chat gpt-5-mini
+        └─ execute_tool search
+    ''')
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.sdk.trace.sampling import Sampler
+from opentelemetry.sdk.trace.sampling import DEFAULT_ON, Sampler
 
-from .attachment import process
-from .blocks import clock, install
+from .attachment import Attached, process
+from .blocks import Runtime, clock, install, installed
 from .bus import Bus
 from .events import Event
 from .router import Subscription
@@ -134,7 +134,7 @@ def capture(
     keywords are `Settings` by name (`capture_content="SPAN_ONLY"`).
     """
     exporter, reader = InMemorySpanExporter(), InMemoryMetricReader()
-    tracer_provider = TracerProvider(sampler=sampler, resource=RESOURCE, shutdown_on_exit=False)
+    tracer_provider = TracerProvider(sampler=sampler or DEFAULT_ON, resource=RESOURCE, shutdown_on_exit=False)
     tracer_provider.add_span_processor(SimpleSpanProcessor(exporter))
     meter_provider = MeterProvider([reader], resource=RESOURCE, shutdown_on_exit=False)
     chosen = Settings(**{"validate_events": True, **settings})
@@ -144,7 +144,7 @@ def capture(
     captured = Captured(bus, exporter, reader)
     captured.failures = failures
     bus.subscribe(captured.events.append, priority=-1_000_001)
-    before_process, before_clock = process.bus, (clock.time_ns, clock.perf_counter_ns)
+    before, before_clock = (process.bus, installed()), (clock.time_ns, clock.perf_counter_ns)
     process.attach(bus)
     if fake_clock is not None:
         clock.time_ns = clock.perf_counter_ns = fake_clock
@@ -154,12 +154,18 @@ def capture(
         clock.time_ns, clock.perf_counter_ns = before_clock
         bus.uses = 1
         bus.close(5.0)
-        process.bus = before_process
-        install(before_process)
+        _restore(*before)
     if strict and (failures or bus.counts["invalid"]):
         raise AssertionError(
             f"{len(failures)} handlers failed ({failures[:1]}), {bus.counts['invalid']} invalid events"
         )
+
+
+def _restore(attached: Attached | None, runtime: Runtime | None) -> None:
+    process.bus = attached
+    install(runtime)
+    if attached is not None:
+        process.close_at_exit(attached)  # as `attach` has arranged for the captured bus only
 
 
 def wait_until(condition: Callable[[], bool], timeout: float = 5.0) -> bool:

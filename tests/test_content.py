@@ -647,6 +647,40 @@ def test_an_event_that_an_application_derived_from_ours_is_treated_as_ours_with_
     assert (applied.arguments, applied.notes) == (None, {"password": "[REDACTED]"})
 
 
+class Fickle(str):
+    """A key that was once fine."""
+
+    __slots__ = ("broken",)
+    broken: bool
+
+    def __hash__(self) -> int:
+        if getattr(self, "broken", False):
+            raise RuntimeError("no hash")
+        return hash(str.__str__(self))
+
+    __eq__ = str.__eq__
+
+
+def test_an_event_that_cannot_be_treated_loses_all_that_was_said_freely_and_is_counted() -> None:
+    key = Fickle("key")
+    events: list[Event] = [
+        response("content", success=False, error_type="ValueError", error_message="text", usage={"audio": 1}),
+        request("content", parameters={"temperature": 1}, call_id="\ud800"),
+        DomainEvent(name="lead", data={"said": 1}, **RUN),
+        Error(component="c", message="text"),
+    ]
+    policy = ContentPolicy("SPAN_ONLY")
+    for event in events:
+        event.attributes = {key: "said"}
+    key.broken = True
+    first, second, third, fourth = map(policy.apply, events)
+    assert first == response(None, success=False, error_type="_OTHER", outcome="error", attributes={})
+    assert second == request(None, call_id="\\ud800")
+    assert third == DomainEvent(name="lead", data={}, **RUN)
+    assert fourth == Error(component="c", message="")
+    assert policy.failures == 4
+
+
 def test_what_is_no_event_at_all_is_replaced_and_counted() -> None:
     policy = ContentPolicy()
     for nothing in (None, "event", object(), hostile.Broken()):

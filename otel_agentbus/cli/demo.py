@@ -84,7 +84,7 @@ def demo(
 def named() -> agentbus.Settings:
     """The settings of the environment, with a name for this service where they give none."""
     settings = agentbus.Settings()
-    if settings.service_name or "service.name" in settings.resource_attributes:
+    if settings.service_name or "service.name" in dict(settings.resource_attributes):
         return settings
     return agentbus.Settings(service_name=SERVICE)
 

@@ -76,9 +76,12 @@ class Route:
 
     def retire(self) -> None:
         """Book the walks on the subscriptions: nobody takes one any more."""
+        walks = self.walks
+        self._walks = self._laps = 0
+        self.countdown = repeat(self.walk, 0)
         for cell in self.cells:
             if cell.bare:
-                cell.subscription.booked_walks += self.walks
+                cell.subscription.booked_walks += walks
 
 
 def silence(walk: FunctionType, subscription: Subscription) -> None:

@@ -66,7 +66,7 @@ class Router:
         self._routes: dict[type, Route] = {}
         self._walked: list[weakref.ref[FunctionType]] = []
         self._buried: deque[Subscription] = deque()
-        self._lock = threading.RLock()  # a garbage collection or a signal in our own code may emit or unsubscribe
+        self._lock = threading.RLock()  # a finaliser or a signal in the middle of our own code may emit or unsubscribe
         _routers.add(self)
 
     # Emitting
@@ -158,8 +158,7 @@ class Router:
         }
         subscription = Subscription(self, handler, Interest(what), options)
         with self._lock:
-            self._subscriptions = tuple(sorted((*self._subscriptions, subscription), key=lambda s: s.priority))
-            self._forget_routes()
+            self._change(lambda before: sorted((*before, subscription), key=lambda each: each.priority))
         return subscription
 
     def on(self, *what: What, **options: Unpack[Options]) -> Callable[[H], H]:
@@ -187,22 +186,17 @@ class Router:
         with self._lock:
             if not subscription.ended:
                 subscription.ended = True
-                self._subscriptions = tuple(s for s in self._subscriptions if s is not subscription)
-                self._leaving = tuple(s for s in (*self._leaving, subscription) if not _rests(s))
-                self._forget_routes()
+                self._leaving = tuple(each for each in (*self._leaving, subscription) if not _rests(each))
+                self._change(lambda before: [each for each in before if each is not subscription])
             for reference in self._walked:
                 walk = reference()
                 if walk is not None:
                     silence(walk, subscription)
 
     def bury(self, subscription: Subscription) -> None:
-        """Remove a subscription whose handler is gone. The garbage collector calls this: it must not wait."""
+        """Let go of a subscription whose handler is gone. The garbage collector calls this: it must not wait."""
         self._buried.append(subscription)
-        if self._lock.acquire(blocking=False):
-            try:
-                self._bury_the_dead()
-            finally:
-                self._lock.release()
+        self._table = {}  # the next emit finds no route, and removes it
 
     def _bury_the_dead(self) -> None:
         while self._buried:
@@ -210,6 +204,14 @@ class Router:
                 self._buried.popleft().cancel()
             except IndexError:
                 return  # another thread was quicker
+
+    def _change(self, change: Callable[[tuple[Subscription, ...]], list[Subscription]]) -> None:
+        while True:
+            before = self._subscriptions
+            after = tuple(change(before))
+            if self._subscriptions is before:  # else a finaliser or a signal (un)subscribed in this very thread
+                self._subscriptions = after
+                return self._forget_routes()
 
     # Routes
 
@@ -228,7 +230,7 @@ class Router:
                     self._forget_routes()
                 self._walked.append(weakref.ref(route.walk))
                 self._routes[cls] = route
-                self._table[cls] = route.countdown
+            self._table[cls] = route.countdown
             route.count_walk()
             return route
 

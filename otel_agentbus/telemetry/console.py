@@ -176,7 +176,8 @@ class View:
 
     def sum(self) -> str:
         """What the table of models does not say, in a line."""
-        totals, roots = self.outline.totals, self.outline.roots
+        totals = self.outline.totals
+        roots = [root for root in self.outline.roots if root.kind != "moment"]
         now_ns = self._clock()
         began = min((root.started_ns for root in roots), default=now_ns)
         ended = max((root.started_ns + root.seconds(now_ns) * 1e9 for root in roots), default=now_ns)

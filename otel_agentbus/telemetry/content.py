@@ -19,7 +19,7 @@ from .error_texts import ErrorTexts
 from .event_fields import BARE, Shape, copy_of, fields_of
 from .passages import Passages
 from .redaction import Hook, Redact
-from .rendering import BoundedCopy, safe_json, safe_text
+from .rendering import BoundedCopy, object_of, safe_json, safe_text
 from .secrets import scrub, scrub_text
 from .truncation import MIN_BYTES, fitted
 from .user_data import UserData
@@ -168,11 +168,11 @@ class ContentPolicy:
     # -- content -------------------------------------------------------------------------------------------------------
 
     def _content(self, event: Event, field: str, shape: Shape, raw: object, root: str | None) -> str | None:
-        if not self.on_spans:
-            self._passages.remember(root or "", raw)
-        if not (self.on_spans or self.on_events):
-            return None
         try:
+            if not self.on_spans:
+                self._passages.remember(root or "", raw)
+            if not (self.on_spans or self.on_events):
+                return None
             value = self._scrubbed(self._shaped(event, shape, raw), root)
             kept = self._hook(field, value)
             if kept is None:
@@ -205,9 +205,8 @@ class ContentPolicy:
             self._passages.remember_secrets(root or "", secrets)
         return clean
 
-    def _parameters(self, parameters: object, root: str | None) -> object:
-        if not isinstance(parameters, Mapping):
-            return None
+    def _parameters(self, given: object, root: str | None) -> object:
+        parameters = object_of(given, "parameters")
         if self.on_spans or self.on_events:
             copied = safe_json(parameters, 2 * self.max_bytes, self.max_bytes)
             kept = self._hook("parameters", self._scrubbed(copied, root))
@@ -217,7 +216,7 @@ class ContentPolicy:
             self._passages.remember(root or "", content)
         settings = {key: _setting(key, parameters[key]) for key in parameters if key in _PARAMETERS}
         if not content and all(settings[key] is parameters[key] for key in settings):
-            return parameters
+            return given
         return {key: value for key, value in settings.items() if value is not None}
 
     # -- what is no content --------------------------------------------------------------------------------------------
@@ -284,21 +283,21 @@ def _root_of(event: Event) -> str | None:
 
 
 def _is_count(value: object) -> bool:
-    if isinstance(value, dict):
-        return all(type(key) is str and key.isascii() and type(said) in (int, float) for key, said in value.items())
-    if isinstance(value, list):
+    if type(value) is dict:
+        return all(type(key) is str and key.isascii() and _is_count(said) for key, said in value.items())
+    if type(value) is list:
         return all(type(item) is str and item.isascii() and len(item) <= 128 for item in value)
-    return type(value) in (int, float)
+    return type(value) is int and value.bit_length() < 64
 
 
 def _counts(value: object) -> JSON:
-    if isinstance(value, (list, tuple)):
+    if type(value) is list or type(value) is tuple:
         return [safe_text(item, 128) for item in value[:64]]
     return safe_json(value, 4096, 256)
 
 
 def _reasons(value: object) -> list[str] | None:
-    return [item for item in value if isinstance(item, str)] if isinstance(value, (list, tuple)) else None
+    return [item for item in value if type(item) is str] if type(value) is list else None
 
 
 def _setting(name: str, value: object) -> JSON:

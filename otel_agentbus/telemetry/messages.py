@@ -47,7 +47,7 @@ def copied(raw: object, copy: BoundedCopy) -> JSON:
     """A bounded copy that prefers, of a long list of messages, the first one and the newest."""
     if type(raw) is str and raw[:2] == "[{":
         return parsed(copy.of(raw))
-    if not isinstance(raw, (list, tuple)) or len(raw) < 2:
+    if (type(raw) is not list and type(raw) is not tuple) or len(raw) < 2:
         return copy.of(raw)
     items = [raw[0], *raw[max(1, len(raw) - _MOST_MESSAGES) :]]
     first = copy.of(items[0])

@@ -1,8 +1,8 @@
 """The way out of the process: what is ours of it is flushed and shut down here, in a thread that an endpoint may hold.
 
 The SDK's flush and shutdown take no notice of their timeouts. So they happen in a thread of their own, for which the
-caller waits as long as it likes; the pump goes on meanwhile. The thread is there from the beginning, because none can be
-started at exit.
+caller waits as long as it likes, while the pump goes on. The thread is there from the beginning: at exit none can be
+started.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A thread that computes for long holds the interpreter for its whole switch interval (5 ms), which an event loop feels.
 So it works for a quarter of a millisecond, then yields; when the ring is empty it lets time pass for the bridges and
-sleeps. Whoever calls `drain()` waits for all that is in the ring, and no longer than told: what a foreign span processor
+sleeps. Whoever calls `drain()` waits for what is in the ring, but no longer than told: what a foreign span processor
 does with it (block, say) happens in this thread.
 """
 
@@ -78,7 +78,7 @@ class Pump:
         self.start()
 
     def drain(self, deadline: float, then: Callable[[], object] | None = None) -> bool:
-        """Have all that is in the ring by now handed over, `then` that done; whether it was by the (monotonic) deadline."""
+        """Have what is in the ring handed over, and `then` this done; whether that was by the (monotonic) deadline."""
         drain = _Drain(then)
         thread = self._thread
         if thread is None or not thread.is_alive():

@@ -86,7 +86,7 @@ class BoundedCopy:
     def __init__(self, max_chars: int, max_leaf: int) -> None:
         self._chars = max_chars
         self._max_leaf = max_leaf
-        self._nodes = _MAX_NODES
+        self._nodes = min(_MAX_NODES, 64 + max_chars // 4)
         self._above: set[int] = set()  # the containers that enclose the value being copied
 
     @property
@@ -183,6 +183,14 @@ def fields_of(value: object) -> list[tuple[str, object]] | None:
     found = [(name, said) for name in names if (said := getattr(value, name, _MISSING)) is not _MISSING]
     extra = getattr(value, "__pydantic_extra__", None)
     return found + list(extra.items()) if isinstance(extra, dict) else found
+
+
+def object_of(value: object, name: str) -> dict[object, object]:
+    """The entries of what should be a dict; what is none is read as one as far as it can be, or named."""
+    if isinstance(value, dict):
+        return dict(dict.items(value))
+    copied = {} if value is None else safe_json(value)
+    return dict(copied.items()) if isinstance(copied, dict) else {name: copied}
 
 
 def _is_walked(value: object) -> bool:

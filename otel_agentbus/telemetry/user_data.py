@@ -9,7 +9,7 @@ from typing import Protocol
 from otel_agentbus.events import JSON
 
 from . import names
-from .rendering import dumps, safe_json, safe_text, size_of
+from .rendering import dumps, object_of, safe_json, safe_text, size_of
 from .secrets import is_secret_name, scrub, secret_spans
 from .truncation import fitted
 
@@ -56,7 +56,7 @@ class UserData:
         """The attributes of an event; the same object if nothing need be done."""
         if type(attributes) is dict and self._is_clean(attributes):
             return attributes
-        entries = dict(dict.items(_entries(attributes, "attributes")))
+        entries = object_of(attributes, "attributes")
         span = entries.pop(names.SPAN_DATA, None)
         clean = self._attributes(entries, self._max_bytes)
         if isinstance(span, dict):
@@ -67,7 +67,7 @@ class UserData:
         """The payload of an event of the application's own; the same object if nothing need be done."""
         if type(data) is dict and self._is_clean(data):
             return data
-        return self._plain(_entries(data, "data"), self._max_bytes)
+        return self._plain(object_of(data, "data"), self._max_bytes)
 
     def _is_clean(self, data: dict[object, object]) -> bool:
         return all(
@@ -148,14 +148,6 @@ _SPAN_PARTS: dict[str, Callable[[UserData, object], JSON]] = {
     "status": UserData._status,
     "name": UserData._name,
 }
-
-
-def _entries(said: object, name: str) -> dict[object, object]:
-    """What is no dict is read as one as far as it can be, or kept under the name of what it was given as."""
-    if isinstance(said, dict):
-        return said
-    copied = {} if said is None else safe_json(said)
-    return copied if isinstance(copied, dict) else {name: copied}  # type: ignore[return-value]  # str is an object
 
 
 def _label(value: object) -> str:
