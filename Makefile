@@ -66,7 +66,7 @@ lock: ## renew the locks (needs uv)
 	@touch $@
 
 test-lowest: .venv-lowest/stamp ## the unit tests with the lowest versions that we say we work with
-	.venv-lowest/bin/python -m pytest -q -m "not integration" --ignore=tests/integration --ignore=tests/adapters
+	.venv-lowest/bin/python -m pytest -q -m "not integration" --ignore=tests/integration -W ignore::DeprecationWarning
 
 clean:           ## remove what these targets made here
 	rm -rf .venv .venv-lowest .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage dist build

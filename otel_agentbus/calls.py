@@ -113,6 +113,7 @@ class LlmBlock(CallBlock):
         return event
 
     def _ending(self, duration: float, fields: dict[str, Any]) -> Event:
+        self._messages = self._parameters = None  # contexts copied in here may live for long
         if self._first_chunk is not None:
             fields.setdefault("time_to_first_chunk", self._first_chunk)
         event = _new(LlmResponse)
@@ -182,7 +183,7 @@ class ToolBlock(CallBlock):
     def _ending(self, duration: float, fields: dict[str, Any]) -> Event:
         success, outcome = verdict(fields)
         event = ToolCall(tool=self.name, tool_call_id=self.id, duration=duration, success=success, outcome=outcome)
-        event.arguments = self._arguments
+        event.arguments, self._arguments = self._arguments, None
         self._stand(event)
         for name, value in fields.items():
             if value is not None:

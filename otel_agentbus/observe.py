@@ -41,11 +41,11 @@ class AgentBlock(Block):
         self._instructions, self._input = content
         self._attributes = attributes
 
-    def llm(self, model: str | None = None, **options: Any) -> LlmBlock:
+    def llm(self, /, model: str | None = None, **options: Any) -> LlmBlock:
         """A model call of this run; see `llm`."""
         return LlmBlock(self, model, **options)
 
-    def tool(self, name: str, **options: Any) -> ToolBlock:
+    def tool(self, /, name: str, **options: Any) -> ToolBlock:
         """A tool call of this run; see `tool`."""
         return ToolBlock(self, name, **options)
 
@@ -93,6 +93,7 @@ class AgentBlock(Block):
 
     def _ending(self, duration: float, fields: dict[str, Any]) -> Event:
         run = self.invocation
+        self._instructions = self._input = None  # contexts copied in here may live for long
         fields.setdefault("model_provider", self.provider)
         fields.setdefault("model", self.model)
         fields.setdefault("channel", run.channel)

@@ -1,5 +1,7 @@
 """For the tests of programs that use this package: capture what they emit, look at the tree, turn the clock.
 
+Times are exact with a `FakeClock`; without one, the tree is what can be compared.
+
     with testing.capture() as seen:
         run_my_agent()
     seen.assert_tree('''
@@ -86,7 +88,9 @@ class Captured:
                         for point in metric.data.data_points:
                             key = tuple(sorted((point.attributes or {}).items()))
                             value = getattr(point, "value", None)
-                            points[key] = (getattr(point, "count", 0), getattr(point, "sum", 0)) if value is None else value
+                            points[key] = (
+                                (getattr(point, "count", 0), getattr(point, "sum", 0)) if value is None else value
+                            )
         return points
 
     def tree(self) -> str:

@@ -383,6 +383,18 @@ def test_on_a_terminal_it_is_live_and_is_left_there_whole_even_after_an_interrup
     assert [f"t{n}" in left for n in range(9)] == [True] * 9
 
 
+def test_colours_say_the_same_as_the_signs() -> None:
+    heard = outline(start(), tool_end(1, "t", 1.0, "1", success=False, error_type="E"), request(1, "c"))
+    shown = console(30, terminal=True)
+    shown.print(View(heard, shown, clock=lambda: at(5)).tree())
+    said = printed(shown).replace("\x1b[0m", "/").replace("\x1b", "").splitlines()[1:]
+    assert [" ".join(line.split()) for line in said] == [
+        "[36m⠋ /[2magent /[1mr/ [36m5.00s/",
+        "[2m├─/[1;31m✗ /[2mtool /t[1;31m E/ 1.00s",
+        "[2m└─/[36m⠋ /chat m [36m4.00s/",
+    ]
+
+
 def test_importing_the_package_and_the_model_loads_no_rich() -> None:
     code = "import sys, otel_agentbus, otel_agentbus.telemetry.outline; sys.exit('rich' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -625,7 +625,7 @@ def test_names_that_were_seen_before_do_not_vouch_for_others() -> None:
     bad: Any
     for field, bad in (
         ("call_id", "\ud800"),
-        ("response_id", "x" * 5000),
+        ("response_id", "\ud800"),
         ("response_model", "\ud800"),
         ("finish_reasons", ["stop", "\ud800"]),
         ("model", "\ud800"),

@@ -127,7 +127,7 @@ def test_weak_owners_die_in_every_thread_without_a_deadlock(router: Router) -> N
         def listen(self, event: Event) -> None: ...
 
     def work(number: int) -> None:
-        for _ in range(100):
+        for _ in range(30):
             router.subscribe(Owner().listen, weak=True)
             router.emit(HeartbeatTick())
             if not number:

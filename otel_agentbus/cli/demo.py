@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 PATIENCE = 5.0
 JAEGER = "http://localhost:16686"
 SERVICE = "agentbus-demo"
+_SILENT = logging.NullHandler()
 
 
 class Hasty(selectors.SelectSelector):
@@ -62,7 +63,8 @@ def demo(
     from rich.console import Console
 
     console = Console(highlight=False)
-    logging.getLogger("opentelemetry").addHandler(logging.NullHandler())  # what fails is said below, in a sentence
+    for name in ("opentelemetry", "otel_agentbus.bus"):  # what fails is said below, in a sentence
+        logging.getLogger(name).addHandler(_SILENT)
     try:
         bus = agentbus.connect(settings=named())
     except ConfigurationError as error:
@@ -123,7 +125,9 @@ def whereabouts(bus: agentbus.Bus, origin: Origin | None, jaeger: str, *, flushe
     elif trouble := _trouble(bus, flushed):
         return [*sentences, trouble]
     else:
-        sentences.append(f"Exported by {bus.health()['traces']}")
+        health = bus.health()
+        did = "Exported by" if health["spans"]["exported"] else "Handed to"  # whose exports only the application knows
+        sentences.append(f"{did} {health['traces']}")
         if "otlp" in settings.exporters("traces"):
             sentences.append(f"{jaeger}/trace/{origin.trace_id:032x}")
     if not flushed:

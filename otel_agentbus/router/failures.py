@@ -69,9 +69,11 @@ class Failures:
         self.slow.add()
         if subscription.slow_log.admit(self._clock()) is None:
             return
-        text = 'emit of %s took %.1f ms, most of it in %s: deliver="thread" keeps it off the agent\'s path'
+        where = f'in {subscription.name}: deliver="thread" keeps it off the agent\'s path'
+        if subscription.deliver != "inline":
+            where = f"in waking up {subscription.name}"
         try:
-            logger.warning(text, type(event).__name__, took_ns / 1e6, subscription.name)
+            logger.warning("emit of %s took %.1f ms, most of it %s", type(event).__name__, took_ns / 1e6, where)
         except Exception:  # noqa: BLE001 - isolation: a filter of the log may fail
             self.count.add()
 

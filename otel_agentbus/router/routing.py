@@ -184,9 +184,9 @@ class Router:
     def remove(self, subscription: Subscription) -> None:
         """Route no more events to it; `Subscription.cancel` does this and lets go of what waits."""
         with self._lock:
-            if not subscription.ended:
-                subscription.ended = True
-                self._leaving = tuple(each for each in (*self._leaving, subscription) if not _rests(each))
+            subscription.ended = True
+            if subscription in self._subscriptions:
+                self._leaving = (*(each for each in self._leaving if not _rests(each)), subscription)
                 self._change(lambda before: [each for each in before if each is not subscription])
             for reference in self._walked:
                 walk = reference()
@@ -195,6 +195,7 @@ class Router:
 
     def bury(self, subscription: Subscription) -> None:
         """Let go of a subscription whose handler is gone. The garbage collector calls this: it must not wait."""
+        subscription.ended = True
         self._buried.append(subscription)
         self._table = {}  # the next emit finds no route, and removes it
 

@@ -54,7 +54,7 @@ class Subscription:
         #: The handler's name, for people.
         self.name = name_of_handler(handler)
         self.priority = options.get("priority", 0)
-        #: Whether it is no longer part of any route.
+        #: Whether the handler hears no further events.
         self.ended = False
         #: Walks of routes that are no longer in use; the router books them.
         self.booked_walks = 0
@@ -66,17 +66,17 @@ class Subscription:
         self.slow_log = Throttle()
         self._router = router
         self._interest = interest
-        self._deliver = deliver
+        self.deliver = deliver
         self._fold(handler, options)
 
     def _fold(self, handler: Handler, options: Options) -> None:
         weak, once, where = options.get("weak", False), options.get("once", False), options.get("where")
         target = weakly(handler, partial(self._router.bury, self)) if weak else lambda: handler
         self.delivery: Inline | InThread | AsTask
-        if self._deliver == "inline":
+        if self.deliver == "inline":
             self.delivery = Inline(None if weak else handler, target)
         else:
-            self.delivery = (InThread if self._deliver == "thread" else AsTask)(
+            self.delivery = (InThread if self.deliver == "thread" else AsTask)(
                 target,
                 partial(self._router.report, self),
                 name=self.name,
@@ -89,7 +89,7 @@ class Subscription:
         if where is not None:
             call = _where(where, call)
         self._call = call
-        self._bare = handler if self._deliver == "inline" and not weak and not once and where is None else None
+        self._bare = handler if self.deliver == "inline" and not weak and not once and where is None else None
 
     def cell_for(self, cls: type) -> Cell | None:
         """The place in the route of a class, if its events are wanted."""
@@ -135,7 +135,7 @@ class Subscription:
     def __repr__(self) -> str:
         state = ", ended" if self.ended else ""
         return (
-            f"<Subscription of {self.name} to {self._interest} ({self._deliver}{state}): "
+            f"<Subscription of {self.name} to {self._interest} ({self.deliver}{state}): "
             f"{self.delivered} delivered, {self.dropped} dropped, {self.failures} failed>"
         )
 

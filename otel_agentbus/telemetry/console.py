@@ -138,7 +138,8 @@ class View:
     def _label(self, line: Line, now_ns: int) -> Text:
         row = line.row
         style = "blue" if row.kind == "moment" else _STYLES[row.outcome]
-        text = Text(line.guides, "dim")
+        text = Text()
+        text.append(line.guides, "dim")
         text.append(self._signs.of(row, now_ns * FRAMES_PER_SECOND // 10**9) + " ", style)
         if row.kind in ("agent", "tool"):
             text.append(f"{row.kind} ", "dim")

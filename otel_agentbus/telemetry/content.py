@@ -22,7 +22,7 @@ from .redaction import Hook, Redact
 from .rendering import BoundedCopy, object_of, safe_json, safe_text
 from .secrets import scrub, scrub_text
 from .truncation import MIN_BYTES, fitted
-from .user_data import UserData
+from .user_data import UserData, is_clean
 
 Capture = Literal["NO_CONTENT", "SPAN_ONLY", "EVENT_ONLY", "SPAN_AND_EVENT"]
 E = TypeVar("E", bound=Event)
@@ -94,7 +94,7 @@ class ContentPolicy:
         """The event as the sinks may see it: the same object if that is all of it, else a copy. Never raises."""
         try:
             if (
-                not event.attributes
+                (not event.attributes or (type(event.attributes) is dict and is_clean(event.attributes)))
                 and event.invocation_id in self._runs
                 and (event.parent_call_id is None or _is_clean_id(event.parent_call_id))
                 and BARE[type(event)](event, self._names)

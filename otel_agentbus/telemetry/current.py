@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from .ids import Ids
 
 #: The key under which a context has its current span.
-_SPAN_KEY = next(iter(set_span_in_context(INVALID_SPAN, Context())))
+SPAN_KEY = next(iter(set_span_in_context(INVALID_SPAN, Context())))
 _W3C = TraceContextTextMapPropagator()
 
 #: The key under which an end event carries what is no plain attribute: span events, status, name and links.
@@ -201,7 +201,7 @@ class CallerTracing:
         span = BlockSpan(block, self._ids, origin)
         previous = block.base = get_current()
         entered = span.entered = Context(
-            {**previous, _SPAN_KEY: span}
+            {**previous, SPAN_KEY: span}
         )  # set_span_in_context, at two thirds of its cost
         attach(entered)
         return span
@@ -211,11 +211,15 @@ class CallerTracing:
         span = block.span
         if not isinstance(span, BlockSpan):
             return
-        here = get_current()
+        here, before = get_current(), block.base
+        above = before.get(SPAN_KEY)
+        while isinstance(above, BlockSpan) and above.block.ended:  # blocks ended in another order than they began
+            before = above.block.base
+            above = before.get(SPAN_KEY)
         if here is span.entered:
-            attach(block.base)
-        elif get_current_span(here) is span:
-            attach(set_span_in_context(get_current_span(block.base), here))
+            attach(before)
+        elif here.get(SPAN_KEY) is span:
+            attach(set_span_in_context(get_current_span(before), here))
         span.entered = None
         if span._attributes or span._data:
             span.taken_into(end)
@@ -259,13 +263,24 @@ def decided(
 ) -> tuple[str, str | None]:
     """Ask the tracer's sampler about a tree; what it adds to the attributes goes into the start event's.
 
-    A sampler that raises must not reach the agent: the tree is then dropped, as the SDK would not have made it either.
+    A sampler that fails must not reach the agent: the tree is then dropped, as the SDK would not have made it either.
     """
-    name, attributes = begin(start)
     try:
-        result = tracer.sampler.should_sample(context, trace_id, name, SpanKind.INTERNAL, attributes, ())
+        return _ask(tracer, context, trace_id, start, begin, above)
     except Exception:  # noqa: BLE001 - the application's sampler is foreign code on the agent's path
         return str(Origin(trace_id, 0, 0, recorded=False)), None
+
+
+def _ask(
+    tracer: Any,
+    context: Context,
+    trace_id: int,
+    start: Event,
+    begin: Begin,
+    above: SpanContext | None,
+) -> tuple[str, str | None]:
+    name, attributes = begin(start)
+    result = tracer.sampler.should_sample(context, trace_id, name, SpanKind.INTERNAL, attributes, ())
     added = {key: value for key, value in (result.attributes or {}).items() if key not in attributes}
     if added:
         start.attributes = {**start.attributes, **added}

@@ -25,6 +25,8 @@ from otel_agentbus.events import (
     UnknownEvent,
 )
 
+from .user_data import is_clean
+
 E = TypeVar("E", bound=Event)
 
 #: As what a content is rendered.
@@ -148,7 +150,7 @@ def _llm_request(event: LlmRequest, names: set[str | None]) -> bool:
         and event.operation in names
         and event.model in names
         and event.model_provider in names
-        and (event.call_id is None or (event.call_id.isascii() and len(event.call_id) < 256))
+        and ((call := event.call_id) is None or call.isascii())
     )
 
 
@@ -162,18 +164,14 @@ def _llm_response(event: LlmResponse, names: set[str | None]) -> bool:
         and event.model_provider in names
         and event.response_model in names
         and event.service_tier in names
-        and (not event.finish_reasons or (len(event.finish_reasons) == 1 and event.finish_reasons[0] in names))
-        and (ids := f"{event.call_id}{event.response_id}").isascii()
-        and len(ids) < 512
+        and (not (reasons := event.finish_reasons) or (len(reasons) == 1 and reasons[0] in names))
+        and ((call := event.call_id) is None or call.isascii())
+        and ((said := event.response_id) is None or said.isascii())
     )
 
 
 def _tool_start(event: ToolCallStart, names: set[str | None]) -> bool:
-    return (
-        event.arguments is None
-        and event.tool in names
-        and (event.tool_call_id is None or (event.tool_call_id.isascii() and len(event.tool_call_id) < 256))
-    )
+    return event.arguments is None and event.tool in names and ((call := event.tool_call_id) is None or call.isascii())
 
 
 def _tool_end(event: ToolCall, names: set[str | None]) -> bool:
@@ -183,12 +181,16 @@ def _tool_end(event: ToolCall, names: set[str | None]) -> bool:
         and event.error_message is None
         and event.error_type is None
         and event.tool in names
-        and (event.tool_call_id is None or (event.tool_call_id.isascii() and len(event.tool_call_id) < 256))
+        and ((call := event.tool_call_id) is None or call.isascii())
     )
 
 
 def _always(event: Event, names: set[str | None]) -> bool:
     return True
+
+
+def _domain(event: DomainEvent, names: set[str | None]) -> bool:
+    return event.name in names and type(event.data) is dict and is_clean(event.data)
 
 
 def _cache(event: CacheHit | CacheMiss, names: set[str | None]) -> bool:
@@ -207,5 +209,6 @@ BARE: Mapping[type, Callable[..., bool]] = {
     HeartbeatTick: _always,
     CacheHit: _cache,
     CacheMiss: _cache,
+    DomainEvent: _domain,
 }
 _KNOWN = frozenset((*KINDS.values(), DomainEvent, UnknownEvent, Event))

@@ -9,16 +9,15 @@ in another process.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 SAMPLED, RANDOM = 0x01, 0x02
 
 _FORM = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-([a-z]*))?\Z")
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(NamedTuple):
     """Where a tree comes from, and whether it is kept."""
 
     trace_id: int

@@ -28,6 +28,7 @@ _MAX_PIECE = 1 << 18
 _MAX_PARSED = 1 << 18
 _MAX_SEARCHED = 1 << 20
 _RECENT = 32
+_CONTAINERS = frozenset((dict, list, tuple))
 #: Words of the schemas of messages: they tell nothing.
 _SCHEMA_WORDS = frozenset(
     (
@@ -149,19 +150,20 @@ def pieces_of(content: object) -> Iterator[Piece]:
         if not stack:
             return
         value, label = stack.pop()
-        if type(value) is str:
-            text: str | None = value
-        elif value is None or type(value) is bool:
+        if value is None or type(value) is bool:
             continue
-        else:
-            text = _text_of(value)
+        text = value if type(value) is str else _text_of(value)
         if text is None:
-            try:
-                stack += _items(value, label)
-            except Exception:  # noqa: BLE001 - the value's own code: isolation point
-                continue
+            stack += _opened(value, label)
         elif len(text) >= (_SHORTEST if label == CONTENT else _SHORTEST_SECRET) and text not in _SCHEMA_WORDS:
             yield from _clipped(text, label)
+
+
+def _opened(value: object, label: str) -> list[tuple[object, str]]:
+    try:
+        return _items(value, label)
+    except Exception:  # noqa: BLE001 - the value's own code: isolation point
+        return []
 
 
 def _clipped(text: str, label: str) -> Iterator[Piece]:
@@ -174,6 +176,8 @@ def _clipped(text: str, label: str) -> Iterator[Piece]:
 
 def _text_of(value: object) -> str | None:
     """The text of what is no container and no object of the application; of any object it would be its own code's."""
+    if type(value) in _CONTAINERS:
+        return None
     if isinstance(value, str):
         return str.__str__(value)
     if isinstance(value, int):

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..events import AgentEnd, AgentStart, Event
 from .current import SPAN_DATA
 from .ids import SpanKindName, call_of
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """What the id of a span is derived from."""
 
     root: str
@@ -20,8 +19,7 @@ class Place:
     attempt: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Lineage:
+class Lineage(NamedTuple):
     """An event's lineage with the gaps filled in: the tree, the run, and the run that called it."""
 
     root: str

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace.id_generator import IdGenerator
@@ -23,8 +22,7 @@ from .._version import __version__
 SCOPE = "otel_agentbus"
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
+class Prepared(NamedTuple):
     """The ids and the decision of the one span that is about to be started."""
 
     trace_id: int
@@ -107,10 +105,19 @@ def can_prepare(tracer: Tracer) -> bool:
     )
 
 
-def start_prepared(tracer: Tracer, prepared: Prepared, name: str, **options: Any) -> Span:
+def start_prepared(
+    tracer: Tracer,
+    prepared: Prepared,
+    name: str,
+    context: Context,
+    kind: SpanKind,
+    attributes: Attributes,
+    links: Sequence[Link],
+    start_ns: int,
+) -> Span:
     """Start one span with these ids and this decision."""
     _one_shot.prepared = prepared
     try:
-        return tracer.start_span(name, **options)
+        return tracer.start_span(name, context, kind, attributes, links, start_ns)
     finally:
         _one_shot.prepared = None

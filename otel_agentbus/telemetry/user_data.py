@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Protocol
 
 from otel_agentbus.events import JSON
@@ -54,7 +55,7 @@ class UserData:
 
     def attributes(self, attributes: object) -> Data:
         """The attributes of an event; the same object if nothing need be done."""
-        if type(attributes) is dict and self._is_clean(attributes):
+        if type(attributes) is dict and is_clean(attributes):
             return attributes
         entries = object_of(attributes, "attributes")
         span = entries.pop(names.SPAN_DATA, None)
@@ -65,15 +66,9 @@ class UserData:
 
     def data(self, data: object) -> Data:
         """The payload of an event of the application's own; the same object if nothing need be done."""
-        if type(data) is dict and self._is_clean(data):
+        if type(data) is dict and is_clean(data):
             return data
         return self._plain(object_of(data, "data"), self._max_bytes)
-
-    def _is_clean(self, data: dict[object, object]) -> bool:
-        return all(
-            type(key) is str and _is_clean_key(key) and (type(value) in _CLEAN and _CLEAN[type(value)](value))
-            for key, value in data.items()
-        )
 
     def _attributes(self, attributes: Mapping[object, object], max_bytes: int) -> Data:
         errors: Data = {}
@@ -159,6 +154,7 @@ def _is_content(key: object) -> bool:
     return isinstance(key, str) and (key in CONTENT_ATTRIBUTES or key.startswith("gen_ai.prompt.variable."))
 
 
+@lru_cache(maxsize=4096)
 def _is_clean_key(key: str) -> bool:
     return (
         key.isascii()
@@ -172,7 +168,21 @@ def _is_clean_key(key: str) -> bool:
 
 
 def _is_clean_text(text: str) -> bool:
-    return text.isascii() and len(text) <= 512 and text[:1] not in ("{", "[") and not secret_spans(text)
+    return len(text) <= 512 and _is_clean_short_text(text)
+
+
+@lru_cache(maxsize=4096)
+def _is_clean_short_text(text: str) -> bool:
+    return text.isascii() and text[:1] not in ("{", "[") and not secret_spans(text)
+
+
+def is_clean(data: Mapping[str, JSON]) -> bool:
+    """Is this an object of plain values with nothing in it that must be looked at again?"""
+    for key, value in data.items():
+        check = _CLEAN.get(type(value))
+        if check is None or type(key) is not str or not _is_clean_key(key) or not check(value):
+            return False
+    return True
 
 
 _CLEAN: dict[type, Callable[..., bool]] = {

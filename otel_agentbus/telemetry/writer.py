@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from opentelemetry.context import Context
@@ -18,7 +19,6 @@ from opentelemetry.trace import (
     StatusCode,
     Tracer,
     TraceState,
-    set_span_in_context,
 )
 
 from ..events import (
@@ -37,7 +37,7 @@ from ..events import (
 )
 from . import names
 from .conventions import Conventions
-from .current import Begin, decided, link_of, span_context
+from .current import SPAN_KEY, Begin, decided, link_of, span_context
 from .ids import Ids
 from .origin import RANDOM, Origin, read_origin
 from .places import Place, span_data
@@ -47,7 +47,8 @@ from .usage import usage_totals
 
 #: How many trees' decisions are remembered, of those that no caller has decided.
 DECISIONS = 4096
-
+#: How many parents are remembered.
+PARENTS = 4096
 
 #: How each event names the span that it begins (or, standing alone, ends).
 _BEGINNINGS: dict[type[Event], str] = {
@@ -88,6 +89,8 @@ class SpanWriter:
         self._on_span = capture in ("SPAN_ONLY", "SPAN_AND_EVENT")
         self._in_event = capture in ("EVENT_ONLY", "SPAN_AND_EVENT")
         self._decisions: OrderedDict[str, Origin] = OrderedDict()
+        #: Siblings stand under one parent.
+        self._above = lru_cache(maxsize=PARENTS)(self._parent_span)
 
     # -- beginning -----------------------------------------------------------------------------------------------------
 
@@ -117,45 +120,37 @@ class SpanWriter:
     ) -> Span:
         origin = read_origin(_trace_of(place, event)) or self._decide(place.root, event)
         state = event.tracestate
-        data = span_data(event)
-        block = getattr(event, "origin", None)
-        base = getattr(block, "base", None) or Context()
-        if parent is not None:
-            above = span_context(origin, self._span_id(parent), state, remote=bool(data.get("parent_remote")))
-        else:
-            above = span_context(origin, origin.span_id, state, remote=origin.remote)
-        context = set_span_in_context(NonRecordingSpan(above) if above.is_valid else INVALID_SPAN, base)
+        data = span_data(event) if event.attributes else {}
+        above = self._above(origin, parent, state, bool(data.get("parent_remote")))
+        base = getattr(getattr(event, "origin", None), "base", None)
+        context = Context({**base, SPAN_KEY: above} if base else {SPAN_KEY: above})
         if origin.sampled:
             decision = Decision.RECORD_AND_SAMPLE
         else:
             decision = Decision.RECORD_ONLY if origin.recorded else Decision.DROP
         prepared = Prepared(
             origin.trace_id,
-            self._span_id(place),
+            self._ids.span_id(*place),
             bool(origin.flags & RANDOM),
             decision,
             TraceState.from_header([state]) if state else None,
         )
-        return start_prepared(
-            self._tracer,
-            prepared,
-            name,
-            context=context,
-            kind=kind,
-            attributes=attributes,
-            links=self._links(place, data, origin, state),
-            start_time=start_ns,
-        )
+        links = self._links(place, data, origin, state) if data or place.kind == "recovery" else ()
+        return start_prepared(self._tracer, prepared, name, context, kind, attributes, links, start_ns)
+
+    def _parent_span(self, origin: Origin, parent: Place | None, state: str | None, remote: bool) -> Span:
+        if parent is not None:
+            above = span_context(origin, self._ids.span_id(*parent), state, remote=remote)
+        else:
+            above = span_context(origin, origin.span_id, state, remote=origin.remote)
+        return NonRecordingSpan(above) if above.is_valid else INVALID_SPAN
 
     def _links(self, place: Place, data: dict[str, Any], origin: Origin, state: str | None) -> list[Link]:
         links = [_link(entry) for entry in _listed(data, "links")]
         if place.kind == "recovery":
             failed = Place(place.root, "deployment", "", place.local, place.attempt)
-            links.append(Link(span_context(origin, self._span_id(failed), state)))
+            links.append(Link(span_context(origin, self._ids.span_id(*failed), state)))
         return [link for link in links if link is not None]
-
-    def _span_id(self, place: Place) -> int:
-        return self._ids.span_id(place.root, place.kind, place.invocation, place.local, place.attempt)
 
     def _decide(self, root: str, event: Event) -> Origin:
         """The decision for a tree that came without one: asked here, once a tree, and remembered."""

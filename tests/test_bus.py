@@ -1,0 +1,552 @@
+"""The bus in a program that misbehaves, before endpoints that misbehave: nothing raises, blocks or is lost unseen."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
+
+from otel_agentbus import Bus, Settings, agent, connect, llm, tool
+from otel_agentbus.events import (
+    AgentEnd,
+    AgentStart,
+    CacheHit,
+    DomainEvent,
+    Error,
+    Event,
+    LlmRequest,
+    LlmResponse,
+    ToolCall,
+    ToolCallStart,
+)
+from otel_agentbus.testing import wait_until
+
+from .bridging import connected
+from .hostile import Broken, cycle, deep, oddities
+from .receivers import GrpcReceiver, GrpcReply, HttpReceiver, Reply, closed_port, forget_environment
+
+LONG = 30.0
+MODEL: dict[str, Any] = {"model_provider": "openai", "model": "m"}
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    forget_environment(monkeypatch)
+
+
+def work(runs: int = 1) -> None:
+    for _ in range(runs):
+        with agent("a") as run, run.llm("m") as call:
+            call.record(input_tokens=3)
+
+
+def names_at(receiver: HttpReceiver | GrpcReceiver) -> list[str]:
+    """The names of the spans that have arrived."""
+    if isinstance(receiver, HttpReceiver):
+        messages = [request.message for request in receiver.of("/v1/traces")]
+    else:
+        messages = [message for signal, message, _ in receiver.received if signal == "traces"]
+    return [
+        span.name
+        for message in messages
+        for of_resource in message.resource_spans
+        for of_scope in of_resource.scope_spans
+        for span in of_scope.spans
+    ]
+
+
+# What programs emit
+
+
+@pytest.mark.parametrize(
+    "event",
+    [None, "event", 7, object(), Broken(), Event, {}, [], ValueError("x")],
+    ids=lambda event: type(event).__name__,
+)
+@pytest.mark.parametrize("validate", [True, False])
+def test_what_is_no_event_never_raises_and_is_counted(event: Any, validate: bool) -> None:
+    with connected(settings=Settings(validate_events=validate)) as seen:
+        seen.bus.emit(event)
+        seen.bus.router.emit(event)
+        work()
+        assert len(seen.spans) == 2
+        assert seen.bus.health()["events"]["dropped"]["invalid"] == 2
+        assert seen.bus.health()["events"]["emitted"] == 4
+
+
+def test_invalid_events_are_dropped_and_counted_where_validation_is_asked_for(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    heard: list[Event] = []
+    with connected(settings=Settings(validate_events=True)) as seen:
+        seen.bus.subscribe(heard.append)
+        seen.bus.emit(LlmRequest(model_provider="p", model="m", messages_count="many"))  # type: ignore[arg-type]  # invalid
+        seen.bus.emit(ToolCall(tool="t", duration="long", success=True))  # type: ignore[arg-type]  # invalid
+        seen.bus.emit(AgentStart(attributes={"a": {"b": object()}}))  # type: ignore[dict-item]  # invalid
+        seen.bus.emit(ToolCall(tool="t", duration=0.1, success=True))
+        assert seen.bus.flush()
+        assert seen.bus.health()["events"]["dropped"] == {"queue_full": 0, "invalid": 3}
+    assert [event.kind for event in heard] == ["tool.end"]
+    assert "messages_count" in caplog.text
+
+
+@pytest.mark.parametrize("validate", [True, False])
+@pytest.mark.parametrize("capture", ["NO_CONTENT", "SPAN_AND_EVENT"])
+def test_values_that_nothing_is_built_for_never_raise_and_cost_no_other_span(validate: bool, capture: str) -> None:
+    settings = Settings(validate_events=validate, capture_content=capture)  # type: ignore[arg-type]  # read as from the environment
+    with connected(settings=settings) as seen:
+        for odd in oddities():
+            everywhere(seen.bus, odd)
+        work()
+        names = [span.name for span in seen.spans]
+        assert names[-2:] == ["chat m", "invoke_agent a"]
+        assert seen.bus.health()["spans"]["failed"] == 0
+        assert seen.bus.health()["handlers"]["failures"] == 0
+
+
+def everywhere(bus: Bus, odd: Any) -> None:
+    """Say it in every field that takes a value, by blocks and by bare events."""
+    with agent(odd, provider=odd, model=odd, conversation_id=odd, channel=odd, input=odd, odd=odd) as run:
+        with run.llm(odd, provider=odd, messages=odd, parameters={"temperature": odd}, odd=odd) as call:
+            trace.get_current_span().set_attribute("user", odd)
+            trace.get_current_span().add_event("happened", {"odd": odd})
+            trace.get_current_span().record_exception(ValueError(odd))
+            call.record(messages=odd, input_tokens=odd, finish_reasons=odd, usage={"audio": odd}, other=odd)
+        with run.tool(odd, arguments=odd, odd=odd) as call:
+            call.record(result=odd, error_type=odd, error_message=odd)
+        run.record(output=odd, tokens_used=odd, outcome=odd, cost_usd=odd)
+    bus.publish("odd", {"odd": odd})
+    bus.emit(Error(component=odd, message=odd, error_type=odd))
+    bus.emit(CacheHit(cache_type=odd, tokens_saved=odd))
+    bus.emit(AgentStart(agent=odd, attributes={"odd": odd}))
+    bus.emit(ToolCallStart(tool=odd, arguments=odd))
+    bus.emit(ToolCall(tool=odd, duration=odd, success=odd, result=odd))
+    bus.emit(AgentEnd(output=odd, attributes={"odd": odd}))
+
+
+def test_ids_that_are_no_text_never_raise() -> None:
+    with connected() as seen:
+        for odd in oddities():
+            seen.bus.emit(AgentStart(invocation_id=odd))
+            seen.bus.emit(LlmResponse(**MODEL, duration=0.1, success=True, call_id=odd, invocation_id=odd))
+            seen.bus.emit(AgentEnd(invocation_id=odd, parent_invocation_id=odd, trace=odd, tracestate=odd))
+            seen.bus.emit(DomainEvent(name=odd, source=odd, seq=odd, time_ns=odd, attempt=odd))
+        work()
+        assert [span.name for span in seen.spans][-2:] == ["chat m", "invoke_agent a"]
+
+
+PAYLOADS: dict[str, Callable[[], Any]] = {
+    "a cycle": cycle,
+    "a huge int": lambda: 10**1000,
+    "a lone surrogate": lambda: "\ud800",
+    "10 MB": lambda: "x" * 10_000_000,
+    "a broken repr": Broken,
+    "a deep nest": deep,
+}
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_unserialisable_payloads_never_lose_the_batch(monkeypatch: pytest.MonkeyPatch, protocol: str) -> None:
+    """All of them in one batch, through the real exporter, to a server that reads it."""
+    monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "SPAN_AND_EVENT")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
+    receiver: HttpReceiver | GrpcReceiver
+    with HttpReceiver() if protocol != "grpc" else GrpcReceiver() as receiver:
+        url = receiver.url if isinstance(receiver, HttpReceiver) else f"http://{receiver.address}"
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
+        with connect() as bus:
+            work()
+            for name, payload in PAYLOADS.items():
+                with agent(name, input=payload(), odd=payload()) as run:
+                    with run.llm("m", messages=payload()) as call:
+                        call.record(messages=payload(), odd=payload())
+                    with run.tool("t", arguments=payload()) as used:
+                        trace.get_current_span().set_attribute("odd", payload())
+                        trace.get_current_span().add_event("odd", {"odd": payload()})
+                        used.record(result=payload())
+                    bus.publish("odd", {"odd": payload()})
+            work()
+            assert bus.flush(LONG)
+            health = bus.health()
+        names = names_at(receiver)
+    assert sorted(names) == sorted(
+        [
+            *["chat m", "invoke_agent a"] * 2,
+            *["chat m", "execute_tool t"] * 6,
+            *[f"invoke_agent {name}" for name in PAYLOADS],
+        ]
+    )
+    assert health["spans"]["exported"] == len(names) == 22
+    assert health["spans"]["lost"] == health["spans"]["failed"] == 0
+
+
+# Flush
+
+
+def test_a_flush_that_delivers_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    with HttpReceiver() as receiver:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
+        with connect() as bus:
+            for number in range(1, 4):
+                work()
+                assert bus.flush()
+                assert len(names_at(receiver)) == 2 * number
+
+
+def test_a_flush_leaves_what_is_open_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    with HttpReceiver() as receiver:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
+        with connect() as bus:
+            with agent("a") as run:
+                with run.llm("m"):
+                    pass
+                assert bus.flush()
+                assert names_at(receiver) == ["chat m"]
+                assert bus.health()["spans"]["open"] == 1
+            assert bus.flush()
+            assert names_at(receiver) == ["chat m", "invoke_agent a"]
+
+
+@pytest.mark.parametrize("status", [400, 301, 500])
+def test_a_flush_that_is_refused_says_so_and_what_was_lost_is_counted(
+    monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    with HttpReceiver({"/v1/traces": Reply(status)}) as receiver:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
+        with connect() as bus:
+            work()
+            assert not bus.flush()
+            assert bus.health()["spans"]["lost"] == 2
+            receiver.replies.clear()
+            work()
+            assert bus.flush()
+            assert bus.health()["spans"]["exported"] == 2
+
+
+def test_a_flush_before_an_endpoint_that_hangs_returns_in_time_and_the_events_go_on_being_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with HttpReceiver({"/v1/traces": Reply(hang=True)}) as receiver:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
+        with connect() as bus:
+            work()
+            before = time.monotonic()
+            assert not bus.flush(0.5)
+            assert time.monotonic() - before < 5
+            work(50)  # while the thread of the flush still hangs
+            assert wait_until(lambda: bus.health()["events"]["queued"] == 0, LONG)
+            assert bus.health()["spans"]["open"] == 0
+            assert bus.health()["events"]["dropped"]["queue_full"] == 0
+            receiver.replies.clear()
+            receiver.released.set()
+            assert wait_until(lambda: bus.flush(LONG), LONG)
+            assert len(names_at(receiver)) == 102
+
+
+def test_a_flush_without_endpoints_is_done_at_once() -> None:
+    with connect() as bus:
+        work()
+        assert bus.flush(0.001) or bus.flush()
+
+
+def test_a_flush_of_a_closed_bus_says_what_is_so() -> None:
+    with connect() as bus:
+        work()
+    assert bus.flush()
+    assert bus.health()["events"]["queued"] == 0
+
+
+# Close
+
+
+HANGS = ["http silent", "grpc silent", "http closed port", "grpc closed port"]
+
+
+@pytest.fixture(params=HANGS)
+def hanging(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An endpoint that takes nothing, set in the environment."""
+    protocol, _, how = request.param.partition(" ")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc" if protocol == "grpc" else "http/protobuf")
+    replies = {"traces": GrpcReply(hang=True), "metrics": GrpcReply(hang=True)}
+    if how == "closed port":
+        with closed_port() as port:
+            monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{port}")
+            yield request.param
+    elif protocol == "grpc":
+        with GrpcReceiver(replies) as receiver:
+            monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://{receiver.address}")
+            yield request.param
+    else:
+        with HttpReceiver({"/v1/traces": Reply(hang=True), "/v1/metrics": Reply(hang=True)}) as server:
+            monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", server.url)
+            yield request.param
+
+
+def test_a_close_takes_no_longer_than_told_whatever_the_endpoint_does(hanging: str) -> None:
+    bus = connect()
+    work(2000)
+    before = time.monotonic()
+    assert not bus.close(1.0)
+    assert time.monotonic() - before < 10  # the SDK alone takes 30
+    assert bus.health()["spans"]["exported"] == 0
+
+
+def test_a_close_after_a_flush_that_hangs_is_bounded_too(hanging: str) -> None:
+    bus = connect()
+    work()
+    before = time.monotonic()
+    assert not bus.flush(0.2)
+    work()
+    assert not bus.close(1.0)
+    assert time.monotonic() - before < 10
+
+
+def test_a_close_delivers_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    with HttpReceiver() as receiver:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
+        bus = connect()
+        work(3)
+        left_open = agent("open").start()
+        assert bus.close()
+        left_open.end()
+        names = names_at(receiver)
+        metrics = receiver.of("/v1/metrics")
+    assert sorted(names) == ["chat m"] * 3 + ["invoke_agent a"] * 3 + ["invoke_agent open"]
+    assert metrics
+
+
+class Stuck(SpanProcessor):
+    """An application's own processor that waits for something that does not come."""
+
+    def __init__(self) -> None:
+        self.let_go = threading.Event()
+        self.reached = threading.Event()
+
+    def on_end(self, span: ReadableSpan) -> None:
+        self.reached.set()
+        self.let_go.wait(LONG)
+
+
+def test_a_span_processor_that_hangs_holds_up_neither_the_agent_nor_flush_nor_close_nor_health() -> None:
+    stuck = Stuck()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(stuck)
+    bus = connect(tracer_provider=provider)
+    try:
+        before = time.monotonic()
+        work(10)
+        assert stuck.reached.wait(LONG)
+        work(10)
+        assert bus.health()["events"]["emitted"] == 80
+        assert not bus.flush(0.5)
+        assert not bus.close(0.5)
+        assert bus.health()["events"]["queued"] > 0
+        assert time.monotonic() - before < 10
+    finally:
+        stuck.let_go.set()
+
+
+def test_a_span_processor_that_flushes_the_bus_does_not_wait_for_itself() -> None:
+    answers: list[bool] = []
+
+    class Flushing(SpanProcessor):
+        def on_end(self, span: ReadableSpan) -> None:
+            answers.append(seen.bus.flush(LONG))
+
+    with connected(None, Flushing()) as seen:
+        work()
+        assert len(seen.spans) == 2
+    assert answers == [False, False]
+
+
+# After the close
+
+
+def test_emitting_after_the_close_raises_nothing_and_reaches_nobody() -> None:
+    heard: list[Event] = []
+    with connected() as seen:
+        seen.bus.subscribe(heard.append)
+    seen.bus.emit(ToolCall(tool="t", duration=0.1, success=True))
+    seen.bus.publish("late", {"a": 1})
+    asyncio.run(emit_async(seen.bus))
+    work()
+    assert seen.bus.close()
+    assert heard == []
+    assert seen.exporter.get_finished_spans() == ()
+    assert seen.bus.health()["events"]["queued"] == 0
+
+
+async def emit_async(bus: Bus) -> None:
+    await bus.emit_async(DomainEvent(name="late"))
+
+
+# Health
+
+
+def test_health_adds_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[Event] = []
+    with HttpReceiver() as receiver:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
+        with connect() as bus:
+            bus.subscribe(heard.append)
+            threads = [threading.Thread(target=work, args=(100,)) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            running = agent("open").start()
+            assert bus.flush(LONG)
+            health = bus.health()
+            running.end()
+    assert len(heard) == 1602
+    assert health["events"] == {
+        "emitted": 1601,
+        "queued": 0,
+        "dropped": {"queue_full": 0, "invalid": 0},
+        "duplicate": 0,
+        "skipped": 0,
+        "unknown": 0,
+    }
+    assert health["spans"] == {"open": 1, "interrupted": 0, "failed": 0, "exported": 800, "lost": 0}
+    assert health["handlers"]["failures"] == 0
+
+
+def test_a_ring_that_overflows_drops_the_oldest_and_says_how_many() -> None:
+    stuck = Stuck()
+    with connected(None, stuck, settings=Settings(queue_size=100)) as seen:
+        work()
+        assert stuck.reached.wait(LONG)
+        work(100)
+        health = seen.bus.health()
+        assert health["events"]["queued"] == 100
+        dropped = health["events"]["dropped"]["queue_full"]
+        assert health["events"]["emitted"] == 404
+        assert dropped in (301, 302, 303)  # the first ones were taken before the processor hung
+        stuck.let_go.set()
+        assert seen.bus.flush(LONG)
+        health = seen.bus.health()
+        assert health["events"]["dropped"]["queue_full"] == health["events"]["skipped"] == dropped
+
+
+def test_a_burst_is_exported_or_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    with HttpReceiver() as receiver:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
+        with connect() as bus:
+            work(5000)
+            bus.flush(LONG)
+            spans = bus.health()["spans"]
+    assert len(names_at(receiver)) == spans["exported"]
+    assert spans["exported"] + spans["lost"] == 10_000
+
+
+# Handlers
+
+
+def test_handlers_that_fail_hang_or_dawdle_never_reach_the_agent(caplog: pytest.LogCaptureFixture) -> None:
+    let_go = threading.Event()
+    failures: list[object] = []
+    provider = TracerProvider(shutdown_on_exit=False)
+    bus = connect(tracer_provider=provider, on_error=lambda *failure: failures.append(failure[2]))
+    try:
+
+        @bus.on()
+        def failing(event: Event) -> None:
+            raise ValueError("a handler's own trouble")
+
+        @bus.on(deliver="thread")
+        def stuck(event: Event) -> None:
+            let_go.wait(LONG)
+
+        before = time.monotonic()
+        work(10)
+        assert not bus.flush(0.4)
+        assert bus.health()["events"]["queued"] == 0  # the bridges have had theirs all the same
+        assert bus.health()["handlers"]["failures"] == len(failures) == 40
+        assert not bus.close(0.4)
+        assert time.monotonic() - before < 10
+    finally:
+        let_go.set()
+    assert caplog.text.count("a handler's own trouble") < 5
+
+
+def test_a_handler_that_hangs_costs_no_telemetry(monkeypatch: pytest.MonkeyPatch) -> None:
+    let_go = threading.Event()
+    with HttpReceiver() as receiver:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
+        bus = connect()
+        try:
+            bus.subscribe(lambda event: let_go.wait(LONG), deliver="thread")
+            work(10)
+            assert not bus.close(2.0)
+            assert len(names_at(receiver)) == 20
+        finally:
+            let_go.set()
+
+
+async def test_a_task_that_hangs_or_fails_never_reaches_the_agent() -> None:
+    heard: list[str] = []
+    with connected() as seen:
+
+        @seen.bus.on()
+        async def stuck(event: Event) -> None:
+            await asyncio.Event().wait()
+
+        @seen.bus.on()
+        async def failing(event: Event) -> None:
+            heard.append(event.kind)
+            raise ValueError("a task's own trouble")
+
+        async with agent("a") as run, run.llm("m"):
+            await asyncio.sleep(0)
+        assert await asyncio.to_thread(wait_until, lambda: len(heard) == 4, LONG)
+        assert [span.name for span in seen.spans] == ["chat m", "invoke_agent a"]
+    assert heard == ["agent.start", "llm.request", "llm.response", "agent.end"]
+
+
+def test_a_handler_that_emits_does_not_lose_its_event() -> None:
+    with connected() as seen:
+
+        @seen.bus.on(LlmResponse)
+        def emit_again(event: LlmResponse) -> None:
+            seen.bus.publish("answered", {"model": event.model})
+
+        with agent("a"), llm("m"):
+            pass
+        spans = seen.ours
+        events = [event.name for span in spans.values() for event in span.events]
+        assert events == ["answered"]
+        assert seen.bus.health()["events"]["skipped"] == 0
+
+
+def test_what_a_block_raises_is_what_the_program_sees() -> None:
+    class Failing(SpanProcessor):
+        def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+            raise RuntimeError("a processor's own trouble")
+
+        on_end = on_start  # type: ignore[assignment]  # it fails whatever it is given
+
+    with connected(None, Failing()) as seen:
+        seen.bus.on()(lambda event: 1 / 0)
+        with pytest.raises(KeyError, match="the program's own"), agent("a"), tool("t"):
+            raise KeyError("the program's own")
+        assert seen.bus.flush()
+
+
+def test_the_log_is_not_flooded(caplog: pytest.LogCaptureFixture) -> None:
+    class Failing(SpanProcessor):
+        def on_end(self, span: ReadableSpan) -> None:
+            raise RuntimeError("a processor's own trouble")
+
+    with caplog.at_level(logging.INFO), connected(None, Failing()) as seen:
+        work(500)
+        assert seen.bus.flush()
+        assert seen.bus.health()["spans"]["failed"] == 1000
+    assert len(caplog.records) < 10
