@@ -28,6 +28,7 @@ class CallBlock(Block):
             frame = run
         if not self.id:
             self.id = mint_call_id()
+        self.call = self._named()
         if frame is None or isinstance(frame, Boundary):
             self.invocation = Invocation("", root_id=self.id)
         else:
@@ -35,6 +36,10 @@ class CallBlock(Block):
             self._within = frame.call
             if self.invocation.remote:
                 self._attributes = {**self._attributes, "agentbus.span": {"parent_remote": True}}
+
+    def _named(self) -> str:
+        """Its name as the `parent_call_id` of what happens in it."""
+        raise NotImplementedError
 
     def _stand(self, event: Event) -> None:
         """Give the event its envelope."""
@@ -87,6 +92,9 @@ class LlmBlock(CallBlock):
         self._parameters = parameters
         self._attributes = attributes
 
+    def _named(self) -> str:
+        return "llm:" + self.id
+
     def first_chunk(self) -> None:
         """The first chunk of the answer is here; called by `stream`, or by hand. Later calls have no effect."""
         if self._first_chunk is None and self._state:
@@ -94,7 +102,6 @@ class LlmBlock(CallBlock):
 
     def _starting(self) -> Event:
         run = self._run
-        self.call = "llm:" + self.id
         if run is not None:
             self.model = self.model or run.model
             self._provider = self._provider or run.provider
@@ -173,8 +180,10 @@ class ToolBlock(CallBlock):
         self._arguments = arguments
         self._attributes = attributes
 
+    def _named(self) -> str:
+        return f"tool:{self.id}" if self.id.startswith(("llm:", "tool:")) else self.id
+
     def _starting(self) -> Event:
-        self.call = f"tool:{self.id}" if self.id.startswith(("llm:", "tool:")) else self.id
         event = ToolCallStart(tool=self.name, tool_call_id=self.id, arguments=self._arguments)
         event.attributes = self._attributes
         self._stand(event)

@@ -1,13 +1,13 @@
-"""A program full of content: every place that can hold some holds a canary; run by the tests of secrecy as a process."""
+"""A program full of content: whatever can hold some holds a canary; the tests of secrecy run it as a process."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import sys
+
+from opentelemetry import trace
 
 import otel_agentbus as agentbus
-from opentelemetry import trace
 from tests.planted import TOKENS
 
 #: One word for each place, so that a leak tells where it came from.
@@ -20,7 +20,8 @@ CANARY = {place: f"canary {place.replace('_', ' ')} ninety one thousand euros" f
 
 async def run(bus: agentbus.Bus, secret: str) -> None:
     said = {place: f"{text} {secret}" for place, text in CANARY.items()}
-    with agentbus.agent("a", provider="openai", model="m", input=said["input"], instructions=said["instructions"]) as me:
+    asked = {"input": said["input"], "instructions": said["instructions"]}
+    with agentbus.agent("a", provider="openai", model="m", **asked) as me:
         messages = [{"role": "user", "content": said["prompt"]}]
         parameters = {"temperature": 0.5, "system": said["parameter"]}
         with me.llm(messages=messages, parameters=parameters) as call:
@@ -66,4 +67,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

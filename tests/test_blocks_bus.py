@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from opentelemetry import trace
+from opentelemetry import context, trace
 
 import otel_agentbus as agentbus
 from otel_agentbus import current
@@ -94,8 +94,9 @@ def test_a_block_ends_in_the_bus_in_which_it_began() -> None:
             with run.llm("inside"):
                 pass
             run.end()
+            before = context.get_current()
             agentbus.agent("left open").start()
-        agentbus.Invocation.pop()
+            context.attach(before)
     assert [(label(event), type(event).__name__) for event in outer.events] == [
         ("outer", "AgentStart"),
         ("outer", "AgentEnd"),

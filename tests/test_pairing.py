@@ -69,7 +69,7 @@ def test_parallel_tools_of_one_name_pair_by_their_ids() -> None:
     for number, call in enumerate("abc"):
         emit(ToolCallStart, number, **RUN, tool="t", tool_call_id=call)
     for number, call in enumerate("bca"):
-        emit(ToolCall, 10 + number, **RUN, tool="t", tool_call_id=call, duration=None or 0.5, success=True)
+        emit(ToolCall, 10 + number, **RUN, tool="t", tool_call_id=call, duration=0.5, success=True)
     assert bridged().feed(emit.events).rows() == [
         ("execute_tool t", "?", 0, 0.5, "ok"),
         ("execute_tool t", "?", 1, 1.5, "ok"),
@@ -273,8 +273,9 @@ def test_moments_stand_on_the_block_that_encloses_them() -> None:
         span.name: [(event.name, event.timestamp, dict(event.attributes or {})) for event in span.events]
         for span in seen.exporter.get_finished_spans()
     }
+    hit = {"agentbus.cache.type": "response", "agentbus.cache.tokens_saved": 7}
     assert events == {
-        "chat m": [("agentbus.cache.hit", at(1.5), {"agentbus.cache.type": "response", "agentbus.cache.tokens_saved": 7})],
+        "chat m": [("agentbus.cache.hit", at(1.5), hit)],
         "invoke_agent a": [("lead_qualified", at(3), {"agentbus.data.score": 87})],
     }
 

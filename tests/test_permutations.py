@@ -184,7 +184,8 @@ sys.stdout.buffer.write(encoded(sys.stdin.buffer.read().splitlines()))
 def encoded(lines: list[bytes]) -> bytes:
     """The OTLP bytes of the spans that these journal lines become."""
     spans = bridged().feed(contract.read(line) for line in lines).closed()
-    return encode_spans(spans).SerializeToString(deterministic=True)
+    raw: bytes = encode_spans(spans).SerializeToString(deterministic=True)
+    return raw
 
 
 def test_a_second_process_makes_the_same_bytes() -> None:
@@ -199,5 +200,3 @@ def test_a_second_process_makes_the_same_bytes() -> None:
     )
     assert again.stdout == encoded(lines)
     assert len(again.stdout) > 1000
-
-

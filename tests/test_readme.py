@@ -76,7 +76,11 @@ def test_the_streaming_lines_run() -> None:
 
 def rows(text: str) -> list[str]:
     """What a shown tree says apart from its numbers."""
-    return [re.sub(r"[\d.,$]+s?", "", line).split("  ")[0].rstrip() for line in text.splitlines() if re.match(r"[│├└✓✗]", line)]
+    return [
+        re.sub(r"[\d.,$]+s?", "", line).split("  ")[0].rstrip()
+        for line in text.splitlines()
+        if re.match(r"[│├└✓✗]", line)
+    ]
 
 
 def test_the_demo_shows_what_the_readme_shows() -> None:

@@ -68,7 +68,9 @@ async def test_once_sync_and_async(router: Router) -> None:
 
 
 def test_wildcard_and_base_class(router: Router) -> None:
-    counts = [router.subscribe(lambda _: None, *what) for what in [(), (Event,), ("*",), ("tool.*",), ("lead_*",)]]
+    counts = [router.subscribe(lambda _: None)]
+    counts += [router.subscribe(lambda _: None, Event), router.subscribe(lambda _: None, "*")]
+    counts += [router.subscribe(lambda _: None, "tool.*"), router.subscribe(lambda _: None, "lead_*")]
     for event in (finished(), TurnComplete(), DomainEvent(name="lead_qualified")):
         router.emit(event)
     assert [subscription.delivered for subscription in counts] == [3, 3, 3, 1, 1]
@@ -136,7 +138,7 @@ def test_payload_contracts_are_checked_by_who_wants_them_checked(router: Router)
     heard = router.subscribe(lambda _: None)
     router.emit(wrong)
     assert heard.delivered == 1
-    with pytest.raises(UnreadableEvent, match="llm.request: field `messages_count`"):
+    with pytest.raises(UnreadableEvent, match=r"llm\.request: field `messages_count`"):
         contract.validate(wrong)
 
 
@@ -180,7 +182,12 @@ def test_emit_from_any_thread_and_order_kept(router: Router) -> None:
 
 def test_handler_removed_while_emitting(router: Router) -> None:
     heard: list[str] = []
-    leaving = router.subscribe(lambda _: (heard.append("first"), leaving.cancel()))
+
+    def first(_: Event) -> None:
+        heard.append("first")
+        leaving.cancel()
+
+    leaving = router.subscribe(first)
     router.subscribe(lambda _: heard.append("second"))
     router.subscribe(lambda _: heard.append("third"))
     router.emit(finished())

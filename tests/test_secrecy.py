@@ -1,4 +1,4 @@
-"""What stays home: a whole program's bytes on the wire, its metrics and its logs, searched for what must not be there."""
+"""What stays home: a whole program's bytes on the wire, and its logs, searched for what must not be there."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_without_capture_no_content_and_no_secret_leaves_the_process(capture: st
 
 def test_with_capture_the_content_is_there_and_the_secrets_are_gone() -> None:
     messages, said = run("SPAN_ONLY")
-    there = [place for place in ("input", "instructions", "prompt", "answer", "argument", "result", "output")]
+    there = ["input", "instructions", "prompt", "answer", "argument", "result", "output"]
     assert [place for place in there if CANARY[place].encode() not in said] == []
     assert [kind for kind, token in TOKENS.items() if token.encode() in said] == []
     contents = [
