@@ -84,8 +84,9 @@ def validate(event: Event) -> None:
     taken = _checked(name, cls, {**given, "event": kind})
     for field, value in given.items():
         if not _is_same(value, getattr(taken, field)):
-            expected = _type_of(getattr(taken, field))
-            raise UnreadableEvent(f"{name}: field `{field}` should be {expected}, and is {_type_of(value)}")
+            expected, found = _type_of(getattr(taken, field)), _type_of(value)
+            what = "holds what JSON cannot say" if found == expected else f"should be {expected}, and is {found}"
+            raise UnreadableEvent(f"{name}: field `{field}` {what}")
 
 
 def json_schema() -> dict[str, Any]:

@@ -10,11 +10,10 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable
 
-from .blocks import surrounding
+from .blocks import clock, surrounding
 from .events import AgentEnd, AgentStart, Event
 from .invocation import Boundary, Frame, Invocation
 
@@ -57,7 +56,7 @@ class Stamp:
     def fill(self, event: Event) -> None:
         """Fill in time and lineage, where they are unset."""
         if event.time_ns is None:
-            event.time_ns = time.time_ns()
+            event.time_ns = clock.time_ns()
         if event.root_invocation_id is None:
             self._lineage(event)
 

@@ -688,6 +688,15 @@ def test_what_is_no_event_at_all_is_replaced_and_counted() -> None:
     assert policy.failures == 4
 
 
+def test_however_many_runs_and_names_there_are_each_is_looked_at() -> None:
+    policy = ContentPolicy()
+    for number in range(10_000):
+        run: dict[str, Any] = {"invocation_id": f"r{number}", "root_invocation_id": f"r{number}"}
+        event = request(model=f"model {number}", **run)
+        assert policy.apply(event) is event
+    assert policy.apply(request(model="\ud800", invocation_id="r9999")).model == "\\ud800"
+
+
 def test_a_forked_child_knows_nothing_of_its_parents_runs() -> None:
     policy = ContentPolicy()
     policy.apply(request(PROMPT))

@@ -158,8 +158,8 @@ def test_an_unknown_kind_keeps_its_fields_and_is_written_back_as_it_was_read() -
 
 
 # The field sets of the events' origin, through its versions A to D.
-LLM = {"model_provider": "openai", "model": "gpt-5"}
-TRIPLE = {"channel": "cli", "agent_alias": "planner", "turn_id": "t1"}
+LLM: dict[str, Any] = {"model_provider": "openai", "model": "gpt-5"}
+TRIPLE: dict[str, Any] = {"channel": "cli", "agent_alias": "planner", "turn_id": "t1"}
 STAMPED: dict[str, Any] = {"channel": "cli", "agent": "planner", "invocation_id": "t1"}
 CHILD: dict[str, Any] = {**STAMPED, "attributes": {"parent_agent_alias": "boss"}}
 SECOND = {"secs": 1, "nanos": 500_000_000}
@@ -279,25 +279,37 @@ class Reviewed(Event):
     stars: int
 
 
+REQUEST: dict[str, Any] = {**LLM, "messages_count": 3}
+
+
 @pytest.mark.parametrize(
-    ("event", "sentence"),
+    ("cls", "said", "sentence"),
     [
-        (LlmRequest(**LLM, messages_count="3"), "llm.request: field `messages_count` should be of type int, and is of type str"),  # type: ignore[arg-type]
-        (LlmRequest(**LLM, messages_count=True), "`messages_count` should be of type int, and is of type bool"),
-        (LlmRequest(**LLM, messages_count=3.0), "`messages_count` should be of type int, and is of type float"),  # type: ignore[arg-type]
-        (LlmRequest(model_provider="p", model=None, messages_count=3), "llm.request: field `model` should be a valid string"),  # type: ignore[arg-type]
-        (ToolCallStart(tool="t", arguments={"path": object()}), "field `arguments` is of none of the types"),  # type: ignore[dict-item]
-        (ToolCallStart(tool="t", arguments=(1, 2)), "`arguments` should be of type list, and is of type tuple"),  # type: ignore[arg-type]
-        (AgentEnd(outcome="fine"), "agent.end: field `outcome` should be 'ok', 'error'"),  # type: ignore[arg-type]
-        (AgentEnd(duration=float("nan")), "agent.end: field `duration` should be of type float, and is of type float"),
-        (DomainEvent(name="lead", data={1: 2}), "lead: field `data`"),  # type: ignore[dict-item]
-        (Reviewed(stars="five"), "crm.reviewed: field `stars` should be a valid integer"),  # type: ignore[arg-type]
-        ("tool.end", "an event is an instance of a class of `events`, and this is of type str"),
+        (LlmRequest, {**REQUEST, "messages_count": "3"}, "`messages_count` should be of type int, and is of type str"),
+        (
+            LlmRequest,
+            {**REQUEST, "messages_count": True},
+            "`messages_count` should be of type int, and is of type bool",
+        ),
+        (
+            LlmRequest,
+            {**REQUEST, "messages_count": 3.0},
+            "`messages_count` should be of type int, and is of type float",
+        ),
+        (LlmRequest, {**REQUEST, "model": None}, "llm.request: field `model` should be a valid string"),
+        (LlmRequest, {**REQUEST, "messages": {"path": object()}}, "field `messages` is of none of the types"),
+        (LlmRequest, {**REQUEST, "messages": (1, 2)}, "`messages` should be of type list, and is of type tuple"),
+        (LlmRequest, {**REQUEST, "messages": [(1, 2)]}, "`messages` holds what JSON cannot say"),
+        (AgentEnd, {"outcome": "fine"}, "agent.end: field `outcome` should be 'ok', 'error'"),
+        (AgentEnd, {"duration": float("nan")}, "agent.end: field `duration` holds what JSON cannot say"),
+        (DomainEvent, {"name": "lead", "data": {1: 2}}, "lead: field `data`"),
+        (Reviewed, {"stars": "many"}, "crm.reviewed: field `stars` should be a valid integer"),
+        (str, {}, "an event is an instance of a class of `events`, and this is of type str"),
     ],
-)  # fmt: skip
-def test_validation_names_the_field_that_is_wrong(event: Any, sentence: str) -> None:
+)
+def test_validation_names_the_field_that_is_wrong(cls: Any, said: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UnreadableEvent) as refused:
-        contract.validate(event)
+        contract.validate(cls(**said))
     assert sentence in str(refused.value)
 
 

@@ -175,6 +175,33 @@ def text(said: str) -> dict[str, JSON]:
             [{"role": "user", "parts": [text("hi")]}],
             id="the schema itself, rendered",
         ),
+        pytest.param(
+            [
+                {"type": "reasoning", "summary": [{"type": "summary_text", "text": "so"}]},
+                {"type": "image"},
+                {"inline_data": {"mime_type": "image/png", "data": "AA"}},
+                {"role": "assistant", "reasoning_content": "hm", "tool_calls": ["odd"], "function_call": {"name": "f"}},
+            ],
+            [
+                {"role": "assistant", "parts": [{"type": "reasoning", "content": "so"}]},
+                {
+                    "role": "user",
+                    "parts": [
+                        {"type": "image"},
+                        {"type": "blob", "modality": "image", "mime_type": "image/png", "content": "AA"},
+                    ],
+                },
+                {
+                    "role": "assistant",
+                    "parts": [
+                        {"type": "reasoning", "content": "hm"},
+                        text("odd"),
+                        {"type": "tool_call", "name": "f"},
+                    ],
+                },
+            ],
+            id="parts without a message and odd ones",
+        ),
         pytest.param({"score": 87}, [{"role": "user", "parts": [text('{"score":87}')]}], id="some object"),
         pytest.param([1, None], [{"role": "user", "parts": [text("1"), text("null")]}], id="some list"),
         pytest.param([], [{"role": "user", "parts": []}], id="nothing"),

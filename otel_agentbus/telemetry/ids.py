@@ -39,13 +39,14 @@ def _with_length(part: str) -> bytes:
 class Ids:
     """The ids of one deployment: everybody who shares the key derives the same ones."""
 
-    __slots__ = ("_key", "span_id", "trace_id")
+    __slots__ = ("_begun", "_key", "span_id", "trace_id")
 
     def __init__(self, key: bytes = b"") -> None:
         self._key = key[:64]  # what BLAKE2b takes
         # Siblings ask for the same parent again and again; a run's calls ask for the same trace.
         self.trace_id = lru_cache(maxsize=4096)(self._trace_id)
         self.span_id = lru_cache(maxsize=16384)(self._span_id)
+        self._begun = lru_cache(maxsize=1024)(self._begin)
 
     def _trace_id(self, root_invocation_id: str) -> int:
         """The trace of a tree that has no outer trace."""
@@ -53,7 +54,13 @@ class Ids:
 
     def _span_id(self, root: str, kind: SpanKindName, invocation_id: str, local_id: str = "", attempt: int = 1) -> int:
         """The span of a run or call: a function of what every participant knows."""
-        return digest(8, "span", root, kind, invocation_id, local_id, str(attempt), key=self._key)
+        hasher = self._begun(root, kind, invocation_id).copy()  # the calls of a run differ in their last parts only
+        hasher.update(_with_length(local_id) + _with_length(str(attempt)))
+        found = int.from_bytes(hasher.digest(), "big")
+        return found or digest(8, "span", root, kind, invocation_id, local_id, str(attempt), key=self._key)
+
+    def _begin(self, *parts: str) -> blake2b:
+        return blake2b(b"".join(map(_with_length, parts)), digest_size=8, person=b"agentbus.span", key=self._key)
 
 
 def call_of(parent_call_id: str) -> tuple[SpanKindName, str]:

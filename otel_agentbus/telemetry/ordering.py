@@ -35,17 +35,23 @@ class Ordering:
     def __init__(self) -> None:
         self._queues: OrderedDict[str, _Queue] = OrderedDict()
         self._latest: str | None = None
+        self._latest_queue = _Queue()
         self.duplicates = 0
         self.skipped = 0
+        #: How many events wait behind a gap.
+        self.held = 0
 
     def __len__(self) -> int:
         """How many sources are remembered."""
         return len(self._queues)
 
-    @property
-    def held(self) -> int:
-        """How many events wait behind a gap."""
-        return sum(len(queue.held) for queue in tuple(self._queues.values()))
+    def in_turn(self, event: Event) -> bool:
+        """Whether this event's turn is now: the next one of the source that was heard last. Most are; push others."""
+        queue = self._latest_queue
+        if event.source != self._latest or event.seq != queue.next_seq or queue.held or event.source is None:
+            return False
+        queue.next_seq += 1
+        return True
 
     def push(self, event: Event, now_ns: int) -> Iterator[Event]:
         """Take one event; gives those whose turn it is. An event without a number has no order and no double."""
@@ -56,8 +62,8 @@ class Ordering:
         queue = self._queues.get(source) or self._remember(source)
         if source != self._latest:
             self._queues.move_to_end(source)
-            self._latest = source
-        if seq == queue.next_seq and not queue.held:  # the common case
+            self._latest, self._latest_queue = source, queue
+        if seq == queue.next_seq and not queue.held:
             queue.next_seq += 1
             yield event
             return
@@ -67,6 +73,7 @@ class Ordering:
         if not queue.held:
             queue.since_ns = now_ns
         queue.held[seq] = event
+        self.held += 1
         if len(queue.held) > GAP_EVENTS:
             self._skip_to_first(queue)
         yield from self._ready(queue, now_ns)
@@ -105,6 +112,7 @@ class Ordering:
         while (event := held.pop(queue.next_seq, None)) is not None:
             queue.next_seq += 1
             queue.since_ns = now_ns  # what is left waits for another gap
+            self.held -= 1
             yield event
 
 

@@ -58,15 +58,24 @@ class SpanBridge:
 
     def __call__(self, event: Event) -> None:
         """Take one event; never raises."""
-        if self.works:
-            with self._lock:
-                self._isolated(self._take, event)
+        if not self.works:
+            return
+        with self._lock:
+            try:
+                self._take(event)
+            except Exception:  # noqa: BLE001 - an event may be anything; the next one must not suffer
+                self._failed()
 
     def _take(self, event: Event) -> None:
-        now_ns = time.monotonic_ns()
-        self._apply(self._ordering.push(event, now_ns))
-        self._apply(self._ordering.expire(now_ns))
-        self._evict()
+        ordering = self._ordering
+        if ordering.in_turn(event):
+            self._apply_one(event)
+        else:
+            self._apply(ordering.push(event, time.monotonic_ns()))
+        if ordering.held:
+            self._apply(ordering.expire(time.monotonic_ns()))
+        if self._writer.open_spans > self._max_open:
+            self._evict()
 
     def tick(self, now_ns: int | None = None) -> None:
         """Let time pass where no event comes: gaps are given up, and what has waited for its grace is judged."""
@@ -108,10 +117,16 @@ class SpanBridge:
 
     def _apply(self, events: Iterable[Event]) -> None:
         for event in events:
-            if isinstance(event, UnknownEvent):
-                self.counts["unknown"] += 1
-                continue
-            self._isolated(self._source(event.source or "").apply, event)
+            self._apply_one(event)
+
+    def _apply_one(self, event: Event) -> None:
+        if isinstance(event, UnknownEvent):
+            self.counts["unknown"] += 1
+            return
+        try:
+            self._source(event.source or "").apply(event)
+        except Exception:  # noqa: BLE001 - an event may be anything; the next one must not suffer
+            self._failed()
 
     def _source(self, name: str) -> Source:
         source = self._sources.get(name)
@@ -147,12 +162,7 @@ class SpanBridge:
 
     def _evict(self) -> None:
         """Keep the table of open spans bounded: interrupt the runs that have been idle longest, a hundredth at once."""
-        if len(self._sources) == 1:
-            open_spans = next(iter(self._sources.values())).open_spans
-        else:
-            open_spans = sum(source.open_spans for source in self._sources.values())
-        if open_spans <= self._max_open:
-            return
+        open_spans = self.open_spans
         target = self._max_open - self._max_open // 100
         while open_spans > target:
             since = {name: source.idle_since_ns for name, source in self._sources.items()}
