@@ -277,6 +277,7 @@ class Bus:
         self._stamp.renew()
         self.source = self._stamp.source
         self.counts.clear()
+        self._policy.after_fork()
         self._spans = self._tracer = None
         if self._metrics is not None:
             self._metrics.forget()

@@ -241,6 +241,10 @@ class AsyncStream(AsyncIterator[T]):
                     self._loop.call_soon_threadsafe(closing.begin, self._loop)
 
 
+#: How often a cleanup that runs without a loop may let others run (`sleep(0)`) before that is taken for a wait.
+_YIELDS = 100
+
+
 class _Closing:
     """The cleanup of a stream that was dropped: by the loop that it ran on or, where that takes it no more, at once."""
 
@@ -264,10 +268,13 @@ class _Closing:
     def at_once(self) -> None:
         """Close until the end or the first real wait; no loop is left to wait with."""
         self._begun = True
-        step = self._context.run(self._close).__await__()
+        step = _Steps(self._context, self._context.run(self._close).__await__())
         try:
-            self._context.run(step.send, None)
-        except (StopIteration, RuntimeError):
+            for _ in range(_YIELDS):
+                if step.send(None) is not None:
+                    break
+            step.throw(GeneratorExit)
+        except (StopIteration, GeneratorExit, RuntimeError):
             pass
         finally:
             self._context.run(self._life.end, GeneratorExit())

@@ -714,3 +714,15 @@ def test_the_run_is_over_with_its_roots_end_but_a_late_error_still_finds_it() ->
         policy.apply(request("something else", **run))
         policy.apply(AgentEnd(**run))
     assert policy.apply(failed(f"late: {PROMPT}")).error_message == f"late: {PROMPT}"
+
+
+@pytest.mark.parametrize("name", ["llm_tool_call", "llm_tool_result", "llm_response", "llm_error"])
+def test_what_a_forwarded_run_quotes_is_content(name: str) -> None:
+    """`trace_agent(agent, bus.publish)` puts arguments and results into the data of domain events."""
+    data: dict[str, Any] = {"tool": "t", "args": {"a": "said"}, "result": "said", "error": "said", "tokens": 3}
+    event = DomainEvent(name=name, data=data)
+    off, on = ContentPolicy("NO_CONTENT").apply(event), ContentPolicy("SPAN_ONLY").apply(event)
+    assert off.data == {"tool": "t", "tokens": 3}
+    assert on.data == data
+    assert event.data == data
+    assert ContentPolicy().apply(DomainEvent(name="mine", data={"result": "won"})).data == {"result": "won"}

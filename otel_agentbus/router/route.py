@@ -33,6 +33,8 @@ class Cell(NamedTuple):
             self.subscription.missed.add()
 
 
+#: Calls the handlers of an event.
+Walk = Callable[[Event], object]
 #: Takes what a call raised.
 Failed = Callable[[Cell, Event, Exception], None]
 
@@ -49,8 +51,9 @@ class Route:
 
     def __init__(self, cells: list[Cell], failed: Failed) -> None:
         self.cells = cells
-        self.walk = _walk_over(cells, failed)
-        self.countdown: Iterator[FunctionType] = repeat(self.walk, 0)
+        #: Without handlers, the cheapest call there is that takes an event and does nothing with it.
+        self.walk: Walk = _walk_over(cells, failed) if cells else callable
+        self.countdown: Iterator[Walk] = repeat(self.walk, 0)
         self._laps = 0
         self._walks = 0
 

@@ -27,7 +27,7 @@ from otel_agentbus.events import JSON, DomainEvent, Event
 
 from .failures import Failures, OnError
 from .interest import Interest, What
-from .route import Cell, Route, cut_short, silence
+from .route import Cell, Route, Walk, cut_short, silence
 from .subscription import Deliver, Options, Subscription, WhenFull
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Router:
         self._subscriptions: tuple[Subscription, ...] = ()
         self._leaving: tuple[Subscription, ...] = ()
         self._responders: dict[type, Handler] = {}
-        self._table: dict[type, Iterator[FunctionType]] = {}
+        self._table: dict[type, Iterator[Walk]] = {}
         self._routes: dict[type, Route] = {}
         self._walked: list[weakref.ref[FunctionType]] = []
         self._buried: deque[Subscription] = deque()
@@ -229,7 +229,8 @@ class Router:
             if cls not in routes:
                 if len(routes) >= CLASSES:
                     self._forget_routes()
-                self._walked.append(weakref.ref(route.walk))
+                if isinstance(route.walk, FunctionType):
+                    self._walked.append(weakref.ref(route.walk))
                 self._routes[cls] = route
             self._table[cls] = route.countdown
             route.count_walk()

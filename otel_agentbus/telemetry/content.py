@@ -232,13 +232,20 @@ class ContentPolicy:
         if said:
             changes["attributes"] = user.attributes(event.attributes)
         if payload is not None:
-            changes[payload] = user.data(getattr(event, payload))
+            changes[payload] = user.data(self._told_by_forwarders(event, getattr(event, payload)))
         if added:
             extra = {name: getattr(event, name, None) for name in added}
             clean = user.data(extra)
             changes |= {name: clean.get(name) for name in added}
         self.truncated += user.cut
         return changes
+
+    def _told_by_forwarders(self, event: Event, data: object) -> object:
+        """Forwarded runs (`llm_tool_call` ...) quote arguments, results and errors in the data of domain events."""
+        quoting = isinstance(event, DomainEvent) and event.name in names.FORWARDED and isinstance(data, Mapping)
+        if not quoting or self.capture != "NO_CONTENT":
+            return data
+        return {key: value for key, value in data.items() if key not in names.FORWARDED_CONTENT}
 
     def _error(self, event: Event, text: tuple[str, str | None] | None, root: str | None) -> dict[str, object]:
         changes: dict[str, object] = {}

@@ -118,7 +118,8 @@ class Conventions:
         """The model call span's name, and its attributes at its start."""
         attributes = _brought(event, LLM_ROOM, names.DROPPED_AT_START)
         provider = provider_name(event.model_provider)
-        self._put_parameters(attributes, mapping(event.parameters), provider)
+        if event.parameters:
+            self._put_parameters(attributes, mapping(event.parameters), provider)
         put(attributes, names.MESSAGES_COUNT, count(event.messages_count))
         if event.stream is True:  # absent means that the answer is not streamed
             attributes[names.STREAM] = True
@@ -132,8 +133,9 @@ class Conventions:
         """The model call span's attributes at its end."""
         attributes = _brought(event, LLM_ROOM, names.DROPPED_AT_END)
         self._put_usage(attributes, event)
-        tier = name(event.service_tier)
-        put(attributes, names.OPENAI_RESPONSE_TIER if _is_openai(event) else names.SERVICE_TIER, tier)
+        if event.service_tier is not None:
+            key = names.OPENAI_RESPONSE_TIER if _is_openai(event) else names.SERVICE_TIER
+            put(attributes, key, name(event.service_tier))
         put(attributes, names.TIME_TO_FIRST_CHUNK, _seconds(event.time_to_first_chunk))
         put(attributes, names.FINISH_REASONS, _texts(event.finish_reasons))
         put(attributes, names.RESPONSE_ID, name(event.response_id))
@@ -143,7 +145,8 @@ class Conventions:
 
     def _put_usage(self, attributes: Attributes, event: LlmResponse) -> None:
         usage = usage_of(event)
-        self._put_further_usage(attributes, mapping(event.usage))
+        if event.usage:
+            self._put_further_usage(attributes, mapping(event.usage))
         cost, status = cost_of(event, usage)
         put(attributes, names.COST, cost)
         attributes[names.COST_STATUS] = status

@@ -34,12 +34,13 @@ class LiveTracing(CallerTracing):
 
     def open(self, block: Block, start: Event) -> Any:
         """Start the block's span and make it current here."""
-        name, attributes = self._begin(start)
+        told = self._policy.apply(start)
+        name, attributes = self._begin(told)
         base = block.base = get_current()
         parent = _span_of(getattr(block, "parent", None))
         context: Context = base if parent is None else set_span_in_context(parent, base)
         kind = SpanKind.CLIENT if block.kind == "llm" else SpanKind.INTERNAL
-        attributes = {**self._content(start), **attributes}
+        attributes = {**self._content(told), **attributes}
         span = self._live.start_span(name, context, kind, attributes, start_time=start.time_ns)
         attach(set_span_in_context(span, base))
         return span
@@ -52,14 +53,15 @@ class LiveTracing(CallerTracing):
         here = get_current()
         if get_current_span(here) is span:
             attach(set_span_in_context(get_current_span(block.base), here))
-        span.set_attributes({**self._content(end), **self._said(end)})
-        error = self._conventions.error_of(self._policy.apply(end))
+        told = self._policy.apply(end)
+        span.set_attributes({**self._content(told), **self._said(told)})
+        error = self._conventions.error_of(told)
         if error is not None:
             span.set_status(Status(StatusCode.ERROR, error[1]))
         span.end(end.time_ns)
 
-    def _content(self, event: Event) -> dict[str, Any]:
-        return dict(self._conventions.content_attributes(self._policy.apply(event)))
+    def _content(self, told: Event) -> dict[str, Any]:
+        return dict(self._conventions.content_attributes(told)) if self._policy.on_spans else {}
 
     def _said(self, end: Event) -> dict[str, Any]:
         if isinstance(end, AgentEnd):

@@ -295,3 +295,7 @@ HEALTH: Final[Mapping[str, Metric]] = {
     "spans.dropped": _M("agentbus.spans.dropped", "{span}", "Spans that were lost."),
     "spans.interrupted": _M("agentbus.spans.interrupted", "{span}", "Spans closed without an end event."),
 }
+
+#: The domain events that the adapters' forwarders make, and the keys of their data that quote content.
+FORWARDED = frozenset(("llm_response", "llm_tool_call", "llm_tool_result", "llm_error"))
+FORWARDED_CONTENT = frozenset(("args", "result", "error"))

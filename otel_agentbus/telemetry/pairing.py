@@ -55,7 +55,10 @@ class Source:
     def apply(self, event: Event) -> None:
         """Take the next event of this source."""
         now_ns = event.time_ns if event.time_ns is not None else time.time_ns()
-        self.expire(max(now_ns, self._now_ns))
+        if now_ns > self._now_ns:
+            self._now_ns = now_ns
+        if self._table.due:
+            self.expire(self._now_ns)
         handler = _HANDLERS.get(event.__class__)
         if handler is not None:
             handler(self, event, now_ns)
@@ -264,11 +267,11 @@ class Source:
 
     def _early(self, run: Run, open_: OpenSpan, key: CallKey) -> None:
         """Something has begun: what was told of it before has its place now."""
-        for _, moment in run.early_moments.pop(key, ()):
-            self._writer.moment(open_.span, moment)
-        waiting = run.early_ends.pop(key, None)
-        if waiting is not None:
-            event = waiting[1]
+        if run.early_moments:
+            for _, moment in run.early_moments.pop(key, ()):
+                self._writer.moment(open_.span, moment)
+        if key in run.early_ends:
+            _, event = run.early_ends.pop(key)
             self._end(run, open_, event, event.time_ns or open_.start_ns)
 
     def _judge(self, run: Run, at_ns: int, *, final: bool = False) -> None:

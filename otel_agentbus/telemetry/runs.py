@@ -110,17 +110,18 @@ class Table:
         self.active: OrderedDict[str, Run] = OrderedDict()
         self._finished: OrderedDict[str, Run] = OrderedDict()
         self._over: OrderedDict[Place, None] = OrderedDict()
-        self._due: list[tuple[int, int, Run]] = []
+        #: What waits, soonest first: until when, a tie-breaker, and the run in which it waits.
+        self.due: list[tuple[int, int, Run]] = []
         self._count = itertools.count()
 
     def wait(self, until_ns: int, run: Run) -> None:
         """Look at this run again when its time has come."""
-        heapq.heappush(self._due, (until_ns, next(self._count), run))
+        heapq.heappush(self.due, (until_ns, next(self._count), run))
 
     def due_until(self, now_ns: int | None) -> Iterator[tuple[int, Run]]:
         """The runs whose time has come by now (or all), with that time."""
-        while self._due and (now_ns is None or self._due[0][0] <= now_ns):
-            at_ns, _, run = heapq.heappop(self._due)
+        while self.due and (now_ns is None or self.due[0][0] <= now_ns):
+            at_ns, _, run = heapq.heappop(self.due)
             yield at_ns, run
 
     def find(self, run_id: str) -> Run | None:
@@ -133,10 +134,15 @@ class Table:
         if run is None:
             run = self._finished.pop(run_id, None) or Run(run_id, root, parent)
             self.active[run_id] = run
-        for above in self.ancestors(run):
-            above.last_ns = max(above.last_ns, now_ns)
+        above: Run | None = run
+        for _ in range(DEPTH):  # as `ancestors` does it, for every event
+            if above is None:
+                break
+            if above.last_ns < now_ns:
+                above.last_ns = now_ns
             if above.id in self.active:
                 self.active.move_to_end(above.id)
+            above = self.find(above.parent) if above.parent and above.parent != above.id else None
         return run
 
     def settle(self, run: Run) -> None:

@@ -7,7 +7,6 @@ import threading
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-from typing import TypeVar
 
 from opentelemetry.trace import INVALID_SPAN, Span, TracerProvider
 
@@ -23,7 +22,6 @@ from .tracer import can_prepare, our_tracer
 from .writer import SpanWriter
 
 _log = logging.getLogger("otel_agentbus.spans")
-_T = TypeVar("_T")
 
 
 class SpanBridge:
@@ -178,29 +176,38 @@ class _CarefulWriter:
     def __init__(self, writer: SpanWriter, failed: Callable[[], None]) -> None:
         self._writer = writer
         self._failed = failed
+        #: How many spans have begun and not ended, of all sources.
+        self.open_spans = 0
 
     def begin(self, place: Place, parent: Place | None, event: Event, start_ns: int) -> Span:
         """Start the span; one that fails is lost, and stands for itself until its end."""
-        lost: Span = INVALID_SPAN
-        return self._isolated(lost, self._writer.begin, place, parent, event, start_ns)
+        self.open_spans += 1
+        try:
+            return self._writer.begin(place, parent, event, start_ns)
+        except Exception:  # noqa: BLE001 - a foreign span processor may raise; the next span must not suffer
+            self._failed()
+            return INVALID_SPAN
 
     def moment(self, span: Span, event: Event) -> None:
         """Add what happened as an event of the span."""
-        self._isolated(None, self._writer.moment, span, event)
+        self._isolated(self._writer.moment, span, event)
 
     def standing_moment(self, place: Place, parent: Place | None, event: Event) -> None:
         """What happened where no span can take it."""
-        self._isolated(None, self._writer.standing_moment, place, parent, event)
+        self._isolated(self._writer.standing_moment, place, parent, event)
 
     def finish(
         self, open_: OpenSpan, end_ns: int, end: Event | None, outcome: Outcome, totals: Mapping[str, float]
     ) -> None:
         """End the span, with what its end event says."""
-        self._isolated(None, self._writer.finish, open_, end_ns, end, outcome, totals)
-
-    def _isolated(self, otherwise: _T, function: Callable[..., _T], *args: object) -> _T:
+        self.open_spans -= 1
         try:
-            return function(*args)
+            self._writer.finish(open_, end_ns, end, outcome, totals)
+        except Exception:  # noqa: BLE001 - as in begin
+            self._failed()
+
+    def _isolated(self, function: Callable[..., None], *args: object) -> None:
+        try:
+            function(*args)
         except Exception:  # noqa: BLE001 - a foreign span processor may raise; the next span must not suffer
             self._failed()
-            return otherwise

@@ -41,7 +41,8 @@ def usage_of(event: LlmResponse) -> Usage:
         event.cache_write_input_tokens,
         event.reasoning_output_tokens,
     )
-    total_in, total_out, cache_read, cache_write, reasoning = counts = [count(value) for value in given]
+    counts = [None if value is None else count(value) for value in given]
+    total_in, total_out, cache_read, cache_write, reasoning = counts
     cached = (cache_read or 0) + (cache_write or 0)
     if total_in is not None and cached > total_in:
         total_in += cached
@@ -67,15 +68,13 @@ def used_by(event: LlmResponse) -> dict[str, float]:
     """What one call adds to the totals of the runs above it: what is known of its tokens and its cost, and itself."""
     usage = usage_of(event)
     cost, _ = cost_of(event, usage)
-    said = {
-        "input_tokens": usage.input,
-        "output_tokens": usage.output,
-        "cache_read_input_tokens": usage.cache_read,
-        "cache_write_input_tokens": usage.cache_write,
-        "reasoning_output_tokens": usage.reasoning,
-        "cost_usd": cost,
-    }
-    return {key: value for key, value in said.items() if value is not None} | {"calls": 1}
+    return {key: value for key, value in zip(_USED, (1, *usage[:5], cost), strict=True) if value is not None}
+
+
+_USED = (
+    *("calls", "input_tokens", "output_tokens"),
+    *("cache_read_input_tokens", "cache_write_input_tokens", "reasoning_output_tokens", "cost_usd"),
+)
 
 
 def usage_totals(totals: Mapping[str, float]) -> Attributes:

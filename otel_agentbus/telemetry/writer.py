@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -63,16 +63,25 @@ _BEGINNINGS: dict[type[Event], str] = {
     DeploymentFailed: "deployment_start_from_end",
     RecoveryCompleted: "recovery_start_from_end",
 }
+#: How each event ends a span; an agent's end needs its run's totals besides.
+_ENDINGS: dict[type[Event], str] = {
+    LlmResponse: "llm_end",
+    ToolCall: "tool_end",
+    DeploymentCompleted: "deployment_end",
+    DeploymentFailed: "deployment_end",
+    RecoveryCompleted: "recovery_end",
+}
 
 
 def begin_with(conventions: Conventions) -> Begin:
     """What a start event (or an end event that stands alone) says of its span: name and attributes."""
+    beginnings = {kind: getattr(conventions, say) for kind, say in _BEGINNINGS.items()}
 
     def begin(event: Event) -> tuple[str, dict[str, Any]]:
-        say = _BEGINNINGS.get(event.__class__)
+        say = beginnings.get(event.__class__)
         if say is None:
             return conventions.moment_span(event) or (event.kind, {})
-        found: tuple[str, dict[str, Any]] = getattr(conventions, say)(event)
+        found: tuple[str, dict[str, Any]] = say(event)
         return found
 
     return begin
@@ -86,6 +95,7 @@ class SpanWriter:
         self._ids = ids
         self._conventions = conventions
         self._begin = begin_with(conventions)
+        self._endings = {kind: getattr(conventions, say) for kind, say in _ENDINGS.items()}
         self._on_span = capture in ("SPAN_ONLY", "SPAN_AND_EVENT")
         self._in_event = capture in ("EVENT_ONLY", "SPAN_AND_EVENT")
         self._decisions: OrderedDict[str, Origin] = OrderedDict()
@@ -199,27 +209,21 @@ class SpanWriter:
             span.end(end_ns)
 
     def _finish_with(self, span: Span, open_: OpenSpan, end: Event, end_ns: int, totals: Mapping[str, float]) -> None:
-        say = self._conventions
-        match end:
-            case AgentEnd():
-                attributes: dict[str, Any] = dict(say.agent_end(end, totals))
-            case LlmResponse():
-                attributes = dict(say.llm_end(end))
-            case ToolCall():
-                attributes = dict(say.tool_end(end))
-            case DeploymentCompleted() | DeploymentFailed():
-                attributes = dict(say.deployment_end(end))
-            case RecoveryCompleted():
-                attributes = dict(say.recovery_end(end))
-            case _:
-                attributes = {}
+        attributes: dict[str, Any]
+        if isinstance(end, AgentEnd):
+            attributes = self._conventions.agent_end(end, totals)
+        else:
+            say = self._endings.get(end.__class__)
+            attributes = {} if say is None else say(end)
         if self._on_span:
-            attributes = {**say.content_attributes(end), **attributes}
-        self._say_user_data(span, end, attributes)
+            attributes = {**self._conventions.content_attributes(end), **attributes}
+        if names.SPAN_DATA in end.attributes:
+            self._say_user_data(span, end, attributes)
         span.set_attributes(attributes)
-        self._say_error(span, end, end_ns)
+        if names.ERROR_TYPE in attributes:
+            self._say_error(span, end, end_ns)
         if self._in_event:
-            details = say.details(open_.start if open_.start is not end else None, end)
+            details = self._conventions.details(open_.start if open_.start is not end else None, end)
             if details is not None:
                 span.add_event(details[0], details[1], timestamp=end_ns)
 

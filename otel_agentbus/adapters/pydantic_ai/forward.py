@@ -12,8 +12,8 @@
 | `llm_error` | the run has failed or was cancelled | the same, and `outcome`, `error_type`, `error` |
 
 A run ends with exactly one of the last two. Only what happens in this run is forwarded, never its message history.
-On a bus of this package (`publish=bus.publish`) `args`, `result` and `error` are left out, since what is published
-there is exported: with `instrument("pydantic-ai")` they stand in that bus's own events, under the policy for content.
+On a bus of this package (`publish=bus.publish`) `args`, `result` and `error` are content: handlers hear them, and no
+sink sees them unless content is captured.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic_ai.agent import AbstractAgent
@@ -40,7 +39,6 @@ from pydantic_ai.tools import RunContext
 from pydantic_core import to_jsonable_python
 
 from ...blocks import describe
-from ...router import Router
 from .losses import Shielded
 from .mapping import cause_of
 from .outbox import Outbox, Publish
@@ -50,9 +48,6 @@ if TYPE_CHECKING:
     from pydantic_ai.tools import ToolDefinition
 
 OutputT = TypeVar("OutputT")
-
-#: The keys that quote prompts, answers, arguments or results.
-_CONTENT = frozenset({"args", "result", "error"})
 
 _UNSEEN = Shielded("an event of a run could not be forwarded")
 
@@ -70,7 +65,6 @@ class ForwardEvents(AbstractCapability[Any]):
         self._label = agent
         self._outbox = Outbox(publish)
         self._awaited = False
-        self._content = not _is_ours(publish)
         self._agent = ""
         self._run_id: str | None = None
         self._requests = self._input = self._output = 0
@@ -96,7 +90,7 @@ class ForwardEvents(AbstractCapability[Any]):
         try:
             result: AgentRunResult[Any] = await handler()
         except BaseException as error:
-            data = self._may_say(self._totals(began) | _failure(error))
+            data = self._totals(began) | _failure(error) | self._about()
             if self._awaited and not isinstance(error, Exception):
                 self._outbox.keep_for_the_end("llm_error", data)
             else:
@@ -151,11 +145,7 @@ class ForwardEvents(AbstractCapability[Any]):
     # -- what is forwarded ---------------------------------------------------------------------------------------------
 
     def _put(self, kind: str, **data: Any) -> None:
-        self._outbox.put(kind, self._may_say(data))
-
-    def _may_say(self, data: dict[str, Any]) -> dict[str, Any]:
-        said = data if self._content else {key: value for key, value in data.items() if key not in _CONTENT}
-        return said | self._about()
+        self._outbox.put(kind, data | self._about())
 
     def _about(self) -> dict[str, Any]:
         return {"agent": self._agent, "run_id": self._run_id}
@@ -211,13 +201,6 @@ class ForwardEvents(AbstractCapability[Any]):
             "requests": self._requests,
             "duration_s": time.perf_counter() - began,
         }
-
-
-def _is_ours(publish: Publish) -> bool:
-    while isinstance(publish, partial):
-        publish = publish.func
-    owner = getattr(publish, "__self__", None)
-    return isinstance(owner, Router) or isinstance(getattr(owner, "router", None), Router)
 
 
 def _failure(error: BaseException) -> dict[str, Any]:
