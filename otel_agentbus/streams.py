@@ -64,14 +64,15 @@ def is_coroutine_function(function: Callable[..., Any]) -> TypeGuard[Callable[..
 
 
 class _Life:
-    """What happens once in a stream's life: its first chunk and its end."""
+    """What happens once in a stream's life: its first chunk, its end, and its cleanup where it is dropped."""
 
-    __slots__ = ("ended", "first", "over")
+    __slots__ = ("dropped", "ended", "first", "over")
 
     def __init__(self, first: Callable[[], None] | None, ended: Ended | None) -> None:
         self.first = first
         self.ended = ended
         self.over = False
+        self.dropped = False
 
     def chunk(self) -> None:
         if self.first is not None:
@@ -116,7 +117,8 @@ class SyncStream(Iterator[T]):
             self._end(None)
             raise
         except BaseException as error:
-            self._end(error)
+            if not _is_refused(error, getattr(self._source, "gi_running", False)):
+                self._end(error)
             raise
         self._life.chunk()
         return value
@@ -128,7 +130,8 @@ class SyncStream(Iterator[T]):
             if close is not None:
                 self._context.run(close)
         except BaseException as error:
-            self._end(error)
+            if not _is_refused(error, getattr(self._source, "gi_running", False)):
+                self._end(error)
             raise
         self._end(GeneratorExit())
 
@@ -144,6 +147,11 @@ class SyncStream(Iterator[T]):
     def __del__(self) -> None:
         if not self._life.over and not sys.is_finalizing():
             self.close()
+
+
+def _is_refused(error: BaseException, running: bool) -> bool:
+    """Whether this says only that a step is under way already, which goes on undisturbed."""
+    return running and isinstance(error, RuntimeError)
 
 
 class AsyncStream(AsyncIterator[T]):
@@ -183,23 +191,26 @@ class AsyncStream(AsyncIterator[T]):
             self._end(None)
             raise
         except BaseException as error:
-            self._end(error)
+            if not _is_refused(error, getattr(self._source, "ag_running", False)):
+                self._end(error)
             raise
         self._life.chunk()
         return value
 
     def _begin(self, method: Callable[..., Awaitable[T]], *args: Any) -> Any:
         """Start one step. The first one would register the *source* with the event loop's hooks, which close it from
-        a task of their own, outside its context: they are hidden from it, and this stream takes its place.
+        a task of their own, outside its context: they are hidden from it, this stream takes its place, and what is
+        dropped is closed in its context.
         """
         if self._begun:
             return self._context.run(method, *args).__await__()
         self._begun = True
-        self._loop = asyncio._get_running_loop()
+        loop = self._loop = asyncio._get_running_loop()
+        context, life = self._context, self._life
         hooks = sys.get_asyncgen_hooks()
         if hooks.firstiter is not None:
             hooks.firstiter(self)  # type: ignore[arg-type]  # asyncio asks no more of it than aclose()
-        sys.set_asyncgen_hooks(None, None)
+        sys.set_asyncgen_hooks(None, lambda source: _drop(source.aclose, context, life, loop))
         try:
             step = self._context.run(method, *args)
         finally:
@@ -213,7 +224,8 @@ class AsyncStream(AsyncIterator[T]):
             if close is not None:
                 await _Steps(self._context, self._begin(close))
         except BaseException as error:
-            self._end(error)
+            if not _is_refused(error, getattr(self._source, "ag_running", False)):
+                self._end(error)
             raise
         self._end(GeneratorExit())
 
@@ -233,12 +245,22 @@ class AsyncStream(AsyncIterator[T]):
         if close is None or not self._begun:
             self._end(GeneratorExit())
         else:
-            closing = _Closing(close, self._context, self._life)
-            if self._loop is None or self._loop.is_closed():
-                closing.at_once()
-            else:  # the collector may run in any thread
-                with suppress(RuntimeError):  # it was closed meanwhile
-                    self._loop.call_soon_threadsafe(closing.begin, self._loop)
+            _drop(close, self._context, self._life, self._loop)
+
+
+def _drop(
+    close: Callable[[], Awaitable[None]], context: Context, life: _Life, loop: asyncio.AbstractEventLoop | None
+) -> None:
+    """Close what nobody reads any more: the stream or, where the collector takes both at once, its source said so."""
+    if life.dropped or sys.is_finalizing():
+        return
+    life.dropped = True
+    closing = _Closing(close, context, life)
+    if loop is None or loop.is_closed():
+        closing.at_once()
+    else:  # the collector may run in any thread
+        with suppress(RuntimeError):  # it was closed meanwhile
+            loop.call_soon_threadsafe(closing.begin, loop)
 
 
 #: How often a cleanup that runs without a loop may let others run (`sleep(0)`) before that is taken for a wait.

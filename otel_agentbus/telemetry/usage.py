@@ -29,6 +29,8 @@ class Usage(NamedTuple):
 
 def count(value: object) -> int | None:
     """A count of tokens, if it can be one."""
+    if value.__class__ is int:
+        return value if 0 <= value <= MAX_TOKENS else None  # type: ignore[operator,return-value]  # it is an int
     return int(value) if isinstance(value, int) and value.__class__ is not bool and 0 <= value <= MAX_TOKENS else None
 
 
@@ -68,13 +70,20 @@ def used_by(event: LlmResponse) -> dict[str, float]:
     """What one call adds to the totals of the runs above it: what is known of its tokens and its cost, and itself."""
     usage = usage_of(event)
     cost, _ = cost_of(event, usage)
-    return {key: value for key, value in zip(_USED, (1, *usage[:5], cost), strict=True) if value is not None}
-
-
-_USED = (
-    *("calls", "input_tokens", "output_tokens"),
-    *("cache_read_input_tokens", "cache_write_input_tokens", "reasoning_output_tokens", "cost_usd"),
-)
+    used: dict[str, float] = {"calls": 1}
+    if usage.input is not None:
+        used["input_tokens"] = usage.input
+    if usage.output is not None:
+        used["output_tokens"] = usage.output
+    if usage.cache_read is not None:
+        used["cache_read_input_tokens"] = usage.cache_read
+    if usage.cache_write is not None:
+        used["cache_write_input_tokens"] = usage.cache_write
+    if usage.reasoning is not None:
+        used["reasoning_output_tokens"] = usage.reasoning
+    if cost is not None:
+        used["cost_usd"] = cost
+    return used
 
 
 def usage_totals(totals: Mapping[str, float]) -> Attributes:

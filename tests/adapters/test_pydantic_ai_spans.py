@@ -326,9 +326,6 @@ async def test_trace_agent_on_the_bus_itself_tells_domain_events_of_the_run_and_
     ]
     assert {event.invocation_id for event in domain} == {result.run_id}
     assert [event.data.get("result") for event in domain if event.name == "llm_tool_result"] == ["noted"]  # type: ignore[attr-defined]
-    told = [event for span in seen.spans for event in span.events if event.name == "llm_tool_result"]
-    assert [(event.attributes or {}).get("agentbus.data.tool") for event in told] == ["note"]
-    assert not any(b"noted" in repr(dict(event.attributes or {})).encode() for event in told), "handlers hear it, only"
     seen.assert_tree("""
         invoke_agent planner
         ├─ chat large
