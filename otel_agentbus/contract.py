@@ -13,6 +13,7 @@ from datetime import date, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from functools import cache, lru_cache
+from itertools import islice
 from operator import attrgetter
 from pathlib import PurePath
 from typing import Annotated, Any, Union, cast
@@ -54,7 +55,7 @@ def load(found: object) -> Event:
         kind, taken = name, _known_fields(KINDS[name], found)
     else:
         kind, taken = UnknownEvent.kind, _unknown_fields(name, found)
-    return _checked(name, _CLASSES[kind], {**taken, "event": kind})
+    return _checked(name, {**taken, "event": kind})
 
 
 def write(event: Event) -> bytes:
@@ -75,13 +76,19 @@ def write(event: Event) -> bytes:
 
 
 def validate(event: Event) -> None:
-    """Check that every field is what the contract says; `UnreadableEvent` names the first that is not."""
+    """Check that every field is what the contract says; `UnreadableEvent` names the first that is not.
+
+    Of a kind of the application's own, what the contract knows is checked: the envelope, or the kind that it extends.
+    """
     if not isinstance(event, Event):
         raise UnreadableEvent(f"an event is an instance of a class of `events`, and this is {_type_of(event)}")
-    cls: type = type(event)
-    name, kind = str(name_of(event)), event.kind
-    given = {field.name: getattr(event, field.name, None) for field in fields(event) if field.name != "event"}
-    taken = _checked(name, cls, {**given, "event": kind})
+    name, base = str(name_of(event)), _known_base(type(event))
+    given = {field.name: getattr(event, field.name, None) for field in fields(base) if field.name != "event"}
+    for field, value in given.items():
+        if not _is_plain(value):  # pydantic would iterate whatever can be iterated, to no end if need be
+            raise UnreadableEvent(f"{name}: field `{field}` holds what JSON cannot say")
+    of_unknown = {"name": name, "fields": {}} if base is Event else {}
+    taken = _checked(name, {**of_unknown, **given, "event": UnknownEvent.kind if base is Event else base.kind})
     for field, value in given.items():
         if not _is_same(value, getattr(taken, field)):
             expected, found = _type_of(getattr(taken, field)), _type_of(value)
@@ -127,15 +134,9 @@ def _adapter() -> TypeAdapter[Any]:
     return adapter
 
 
-@lru_cache(maxsize=64)
-def _adapter_of(cls: type) -> TypeAdapter[Any]:
-    """The one adapter, except for the classes that an application made itself."""
-    return _adapter() if cls in _CLASSES.values() else TypeAdapter(cls)
-
-
-def _checked(name: str, cls: type, taken: dict[str, object]) -> Event:
+def _checked(name: str, taken: dict[str, object]) -> Event:
     try:
-        return cast("Event", _adapter_of(cls).validate_python(taken))
+        return cast("Event", _adapter().validate_python(taken))
     except ValidationError as error:
         # Without its cause, which shows values: they may be content that has to stay at home.
         raise UnreadableEvent(_sentence(name, error)) from None
@@ -144,7 +145,7 @@ def _checked(name: str, cls: type, taken: dict[str, object]) -> Event:
 def _sentence(name: str, error: ValidationError) -> str:
     problems = error.errors(include_url=False, include_input=False)
     places = [problem["loc"] for problem in problems]
-    named = [str(place[1] if len(place) > 1 and place[0] in _CLASSES else place[0]) for place in places]
+    named = [str(place[1] if len(place) > 1 else place[0]) for place in places]
     if problems[0]["type"] == "missing":
         what = "is missing"
     elif named.count(named[0]) > 1:
@@ -192,11 +193,39 @@ def _seconds(value: object) -> object:
     return value.total_seconds() if isinstance(value, timedelta) else value
 
 
+def _known_base(cls: type[Event]) -> type[Event]:
+    """The class of the contract that this is or extends; the envelope, if there is none."""
+    known = set(map(id, _CLASSES.values()))
+    return next((base for base in cls.__mro__ if id(base) in known), Event)
+
+
+def _is_plain(value: object) -> bool:
+    """Whether this is made of JSON's own types all the way down, no deeper than anybody means it."""
+    if value is None or isinstance(value, (str, int, float)):
+        return True
+    level, seen = [value], {id(value)}
+    for _ in range(_DEEPEST):
+        below: list[object] = []
+        for container in level:
+            if not isinstance(container, (dict, list)):
+                return False
+            below.extend(dict.values(container) if isinstance(container, dict) else list.__iter__(container))
+        containers = (inner for inner in below if inner is not None and not isinstance(inner, (str, int, float)))
+        level = [inner for inner in containers if id(inner) not in seen]
+        if not level:
+            return True
+        seen.update(map(id, level))
+    return False
+
+
 def _is_same(given: object, taken: object) -> bool:
     """Whether the contract took the value as it was given, and did not read something else into it."""
     if isinstance(given, bool) != isinstance(taken, bool) or (isinstance(given, float) and isinstance(taken, int)):
         return False
-    return given == taken
+    try:
+        return bool(given == taken)
+    except Exception:  # noqa: BLE001 - the value's own code
+        return False
 
 
 def _type_of(value: object) -> str:
@@ -228,6 +257,7 @@ def _written(cls: type) -> tuple[tuple[str, ...], tuple[object, ...], Callable[[
 _PLAIN = frozenset({str, bool, float, type(None)})
 _LONGEST_INT = 1 << 1024
 _DEEPEST = 100
+_MOST_ITEMS = 10_000
 
 
 def _rendered(value: object, above: tuple[int, ...] = ()) -> JSON:
@@ -258,21 +288,29 @@ def _rendered_container(value: object, above: tuple[int, ...]) -> JSON:
     above = (*above, id(value))
     if mapping is not None:
         rendered: dict[str, JSON] = {}
-        for key, item in list(mapping.items()):
+        for key, item in _items_of(mapping):
             name = _key(key)
             while name in rendered:  # 1 and "1" are two keys
                 name += "'"
             rendered[name] = _rendered(item, above)
         return rendered
-    items = [_rendered(item, above) for item in list(cast("list[object]", value))]
-    return sorted(items, key=repr) if isinstance(value, (set, frozenset)) else items
+    base = next(base for base in (list, tuple, set, frozenset) if isinstance(value, base))
+    items = [_rendered(item, above) for item in list(base.__iter__(value))]  # type: ignore[arg-type]  # it is its own
+    return sorted(items, key=repr) if base in (set, frozenset) else items
+
+
+def _items_of(mapping: Mapping[Any, object]) -> list[tuple[object, object]]:
+    """A dict is read as the dict that it is, and of another mapping no more than anybody means."""
+    return list(dict.items(mapping) if isinstance(mapping, dict) else islice(mapping.items(), _MOST_ITEMS))
 
 
 def _record(value: object) -> Mapping[str, object] | None:
     """The fields of a dataclass or a pydantic model, as they are: its own serialiser is not called."""
     cls = type(value)
-    names = getattr(cls, "__dataclass_fields__", None) or getattr(cls, "__pydantic_fields__", None)
-    return {name: getattr(value, name, None) for name in names} if isinstance(names, dict) else None
+    declared = getattr(cls, "__dataclass_fields__", None) or getattr(cls, "__pydantic_fields__", None)
+    if not isinstance(declared, dict):
+        return None
+    return {n: getattr(value, n, None) for n, info in declared.items() if getattr(info, "exclude", None) is not True}
 
 
 def _rendered_object(value: object) -> JSON:

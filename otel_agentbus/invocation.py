@@ -168,18 +168,15 @@ def enclosing() -> Frame | None:
     That is the nearest living one. Where all have ended, a task or thread that outlives its run still belongs to it; in
     the run's own task an ended frame is a leak (an abandoned generator), and is passed over.
     """
-    frame = _current.get()
+    frame = ended = _current.get()
     if frame is None or not frame.ended:
         return frame
-    ended = frame
-    while frame is not None and frame.ended:
-        frame = frame.parent
-    if frame is not None:
-        return frame
-    frame = ended
+    living = top()
+    if living is not None and not isinstance(living, Boundary):
+        return living
     while frame is not None and frame.owner is None:
         frame = frame.parent
-    return None if frame is None or frame.owner == owner() else ended
+    return living if frame is living or frame is None or frame.owner == owner() else ended
 
 
 def enter(frame: Frame, parent: Frame | None) -> None:
@@ -195,7 +192,9 @@ def leave(frame: Frame) -> None:
         above = frame.parent
         while above is not None and above.ended:
             above = above.parent
-        _current.set(frame.parent if above is None else above)  # a task that outlives its run stays that run's
+        if above is None or isinstance(above, Boundary):
+            above = frame.parent  # perhaps an ended one: a task that outlives its run stays that run's
+        _current.set(above)
 
 
 class _ThisThread(threading.local):

@@ -44,6 +44,8 @@ class Watched:
     seen: Captured
     caplog: pytest.LogCaptureFixture
     unraisable: list[str] = field(default_factory=list)
+    #: Whether the consumer's context is as it was.
+    untouched: Callable[[], bool] = lambda: mine.get() == "untouched"
 
     def hold(self) -> AbstractContextManager[Any]:
         """A span of the user's own, where the scenario has one."""
@@ -98,10 +100,6 @@ class Watched:
             yield
             assert self.untouched()
         mine.reset(token)
-
-    def untouched(self) -> bool:
-        """Whether the consumer's context is as it was."""
-        return mine.get() == "untouched"
 
     def check(self, outcome: str, *, cleaned: bool = True) -> None:
         """The stream ended once, with this outcome, all that it did stands under it, and nobody heard of it."""

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import os
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from opentelemetry import context, trace
+from opentelemetry import trace
 
 import otel_agentbus as agentbus
 from otel_agentbus import current
 from otel_agentbus.events import DomainEvent, Event
-from otel_agentbus.testing import Captured, FakeClock, capture
+from otel_agentbus.testing import FakeClock, capture
 
 from .observing import assert_balanced, ends, label, outcomes, parents, starts
 
@@ -26,14 +27,18 @@ def _leave_nothing_behind() -> Iterator[None]:
 
 
 def test_without_a_bus_blocks_keep_the_lineage_and_emit_nowhere() -> None:
-    with agentbus.agent("planner") as run, run.tool("t", tool_call_id="c") as tool:
-        with agentbus.agent("researcher") as inner, inner.llm("m") as call:
-            assert current() is inner.invocation
-            assert inner.invocation.path == ("planner", "researcher")
-            assert (inner.invocation.parent_id, inner.invocation.parent_call_id) == (run.id, "c")
-            assert call.record(input_tokens=1) is call
-            assert (run.span, tool.span, call.span) == (None, None, None)
-            assert trace.get_current_span() is trace.INVALID_SPAN
+    with (
+        agentbus.agent("planner") as run,
+        run.tool("t", tool_call_id="c") as tool,
+        agentbus.agent("researcher") as inner,
+        inner.llm("m") as call,
+    ):
+        assert current() is inner.invocation
+        assert inner.invocation.path == ("planner", "researcher")
+        assert (inner.invocation.parent_id, inner.invocation.parent_call_id) == (run.id, "c")
+        assert call.record(input_tokens=1) is call
+        assert (run.span, tool.span, call.span) == (None, None, None)
+        assert trace.get_current_span() is trace.INVALID_SPAN
     with pytest.raises(ValueError, match="goes on"), agentbus.tool("t"):
         raise ValueError("goes on")
 
@@ -94,22 +99,18 @@ def test_a_block_ends_in_the_bus_in_which_it_began() -> None:
             with run.llm("inside"):
                 pass
             run.end()
-            before = context.get_current()
-            agentbus.agent("left open").start()
-            context.attach(before)
+            contextvars.copy_context().run(agentbus.agent("left open").start)
     assert [(label(event), type(event).__name__) for event in outer.events] == [
         ("outer", "AgentStart"),
         ("outer", "AgentEnd"),
     ]
     assert [label(event) for event in inner.events] == ["inside", "inside", "left open"]
-    agentbus.Invocation.flush()
 
 
 def test_a_disabled_sdk_leaves_lineage_and_handlers() -> None:
-    with capture(sdk_disabled=True) as seen:
-        with agentbus.agent("a") as run, run.llm("m") as call:
-            assert (run.span, call.span) == (None, None)
-            assert current() is run.invocation
+    with capture(sdk_disabled=True) as seen, agentbus.agent("a") as run, run.llm("m") as call:
+        assert (run.span, call.span) == (None, None)
+        assert current() is run.invocation
     assert outcomes(seen) == {"m": "ok", "a": "ok"}
     assert parents(seen) == {"a": None, "m": "a"}
     assert seen.spans == ()

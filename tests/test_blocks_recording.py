@@ -260,7 +260,7 @@ def test_nothing_raises_whatever_is_passed(seen: Captured, value: Any) -> None:
 @pytest.mark.parametrize("kind", ENDS)
 def test_nonsense_that_is_recorded_never_costs_the_end(kind: str, value: Any) -> None:
     for error in (None, ValueError("bad")):
-        end = end_of(kind, error, **{name: value for name in make(kind).recordable}, anything=value)
+        end = end_of(kind, error, **dict.fromkeys(make(kind).recordable, value), anything=value)
         assert isinstance(end, ENDS[kind])
 
 
@@ -356,6 +356,6 @@ def test_a_block_lets_go_of_its_content_when_it_ends() -> None:
         with capture(), make_one() as block:
             record(block)
             blocks.append(block)
-    block = None
+    del block
     assert (sys.getrefcount(messages), sys.getrefcount(answer)) == before
     assert len(blocks) == 3

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import types
+from collections import defaultdict
 from dataclasses import dataclass, fields
 from datetime import timedelta
+from enum import StrEnum
 from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 import pytest
@@ -28,9 +31,18 @@ from otel_agentbus.events import (
     ToolCallStart,
     UnknownEvent,
 )
+from tests.hostile import oddities
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 INTEGERS = st.integers(-(2**70), 2**70)
+
+
+class Model(StrEnum):
+    """As applications name models."""
+
+    MINI = "gpt-5-mini"
+
+
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 VALUES: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | INTEGERS | FLOATS | TEXT,
@@ -279,6 +291,13 @@ class Reviewed(Event):
     stars: int
 
 
+@dataclass(slots=True, kw_only=True)
+class Delegated(ToolCallStart):
+    """What an application knows more of a kind of ours."""
+
+    to: object
+
+
 REQUEST: dict[str, Any] = {**LLM, "messages_count": 3}
 
 
@@ -297,13 +316,15 @@ REQUEST: dict[str, Any] = {**LLM, "messages_count": 3}
             "`messages_count` should be of type int, and is of type float",
         ),
         (LlmRequest, {**REQUEST, "model": None}, "llm.request: field `model` should be a valid string"),
-        (LlmRequest, {**REQUEST, "messages": {"path": object()}}, "field `messages` is of none of the types"),
-        (LlmRequest, {**REQUEST, "messages": (1, 2)}, "`messages` should be of type list, and is of type tuple"),
+        (LlmRequest, {**REQUEST, "messages": {"path": object()}}, "field `messages` holds what JSON cannot say"),
+        (LlmRequest, {**REQUEST, "messages": (1, 2)}, "field `messages` holds what JSON cannot say"),
+        (LlmRequest, {**REQUEST, "messages": iter([1])}, "field `messages` holds what JSON cannot say"),
         (LlmRequest, {**REQUEST, "messages": [(1, 2)]}, "`messages` holds what JSON cannot say"),
         (AgentEnd, {"outcome": "fine"}, "agent.end: field `outcome` should be 'ok', 'error'"),
         (AgentEnd, {"duration": float("nan")}, "agent.end: field `duration` holds what JSON cannot say"),
         (DomainEvent, {"name": "lead", "data": {1: 2}}, "lead: field `data`"),
-        (Reviewed, {"stars": "many"}, "crm.reviewed: field `stars` should be a valid integer"),
+        (Reviewed, {"stars": 5, "agent": 7}, "crm.reviewed: field `agent` should be a valid string"),
+        (Delegated, {"tool": 7, "to": print}, "tool.start: field `tool` should be a valid string"),
         (str, {}, "an event is an instance of a class of `events`, and this is of type str"),
     ],
 )
@@ -311,6 +332,18 @@ def test_validation_names_the_field_that_is_wrong(cls: Any, said: dict[str, Any]
     with pytest.raises(UnreadableEvent) as refused:
         contract.validate(cls(**said))
     assert sentence in str(refused.value)
+
+
+def test_validation_reads_no_iterator_and_takes_enums_for_what_they_are() -> None:
+    stream = iter(["one", "two"])
+    with pytest.raises(UnreadableEvent):
+        contract.validate(LlmRequest(**REQUEST, messages=stream))  # type: ignore[arg-type]  # on purpose
+    assert list(stream) == ["one", "two"]
+    contract.validate(LlmRequest(**{**REQUEST, "model": Model.MINI}, parameters=defaultdict(list, stop=["."])))
+    for odd in oddities():
+        for said in ({"messages": odd}, {"model": odd}, {"attributes": {"odd": odd}}):
+            with contextlib.suppress(UnreadableEvent):
+                contract.validate(LlmRequest(**{**REQUEST, **said}))
 
 
 def test_an_applications_own_kind_is_valid_and_comes_back_as_an_unknown_one() -> None:

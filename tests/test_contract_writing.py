@@ -22,6 +22,7 @@ from pydantic import BaseModel
 
 from otel_agentbus import contract
 from otel_agentbus.events import AgentEnd, DomainEvent, LlmRequest, ToolCall
+from tests.hostile import oddities
 
 
 def written(value: Any) -> Any:
@@ -125,6 +126,12 @@ def test_cycles_and_depths_are_cut() -> None:
     assert (levels, rendered) == (99, "[list nested too deep]")
     shared = [1]
     assert written([shared, shared]) == [[1], [1]]
+
+
+def test_what_breaks_everything_else_is_written() -> None:
+    for odd in oddities():
+        written(odd)
+        written([odd, {"odd": odd}])
 
 
 def test_iterators_are_left_to_the_program() -> None:

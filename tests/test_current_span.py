@@ -53,7 +53,8 @@ def parent_of(span: ReadableSpan) -> int | None:
 
 def id_of(span: ReadableSpan) -> int:
     assert span.context is not None
-    return span.context.span_id
+    found: int = span.context.span_id
+    return found
 
 
 # -- what nests --------------------------------------------------------------------------------------------------------
@@ -62,14 +63,17 @@ def id_of(span: ReadableSpan) -> int:
 @pytest.mark.parametrize("kind", ["agent", "llm", "tool"])
 def test_spans_of_other_instrumentation_nest_under_the_block(seen: Captured, foreign: Foreign, kind: str) -> None:
     tracer, exporter = foreign
-    with getattr(agentbus, kind)("b") as block, tracer.start_as_current_span("GET"):
-        with tracer.start_as_current_span("connect"):
-            pass
+    with (
+        getattr(agentbus, kind)("b") as block,
+        tracer.start_as_current_span("GET"),
+        tracer.start_as_current_span("connect"),
+    ):
+        pass
     connect, get = exporter.get_finished_spans()
     (ours,) = seen.spans
     assert parent_of(get) == id_of(ours) == block.span.get_span_context().span_id
     assert parent_of(connect) == id_of(get)
-    assert get.context.trace_id == ours.context.trace_id  # type: ignore[union-attr]
+    assert get.context.trace_id == ours.context.trace_id
 
 
 def test_a_block_under_a_foreign_span_joins_its_trace(seen: Captured, foreign: Foreign) -> None:
@@ -80,7 +84,7 @@ def test_a_block_under_a_foreign_span_joins_its_trace(seen: Captured, foreign: F
     agent, llm = seen.span("invoke_agent a"), seen.span("chat m")
     assert parent_of(agent) == id_of(request)
     assert parent_of(llm) == id_of(agent)
-    assert {span.context.trace_id for span in (agent, llm)} == {request.context.trace_id}  # type: ignore[union-attr]
+    assert {span.context.trace_id for span in (agent, llm)} == {request.context.trace_id}
 
 
 @pytest.mark.parametrize("kind", ["agent", "llm", "tool"])

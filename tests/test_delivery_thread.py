@@ -210,6 +210,23 @@ def test_a_handler_may_emit_drain_and_cancel_itself_in_its_thread(router: Router
     assert (heard, drained) == ([tick(0), tick(1)], [True])
 
 
+def test_where_no_thread_can_be_started_events_are_dropped_and_the_next_one_tries_again(
+    router: Router, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_threads_left(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    heard: list[Event] = []
+    subscription = router.subscribe(heard.append, deliver="thread")
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", no_threads_left)
+        router.emit(tick(0))
+    assert router.drain(0)
+    router.emit(tick(1))
+    assert router.drain(10)
+    assert (heard, subscription.dropped, subscription.failures) == ([tick(1)], 1, 0)
+
+
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # 3.12 warns of what is tested here
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 def test_a_forked_child_starts_a_thread_of_its_own_and_leaves_the_queue_to_its_parent(router: Router) -> None:

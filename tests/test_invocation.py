@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import copy
 import dataclasses
+import functools
 import multiprocessing
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import pytest
 
 import otel_agentbus as agentbus
-from otel_agentbus import Invocation, current
+from otel_agentbus import Invocation, current, testing
 
 
 @pytest.fixture(autouse=True)
@@ -33,9 +35,7 @@ def test_a_root_has_no_parent_and_is_its_own_root() -> None:
 def test_a_child_has_its_parents_root_path_conversation_and_channel() -> None:
     root = Invocation.root("r", agent="planner", conversation_id="c", channel="slack", trace="t", tracestate="s")
     child = root.child("k", agent="researcher")
-    assert child == Invocation(
-        "k", "r", "r", "researcher", ("planner", "researcher"), 1, "c", "slack", "t", "s"
-    )
+    assert child == Invocation("k", "r", "r", "researcher", ("planner", "researcher"), 1, "c", "slack", "t", "s")
     assert (child.is_root, child.depth) == (False, 1)
     grandchild = child.child("g", agent="reader", conversation_id="other", channel="mail")
     assert (grandchild.parent_id, grandchild.root_id, grandchild.depth) == ("k", "r", 2)
@@ -157,6 +157,15 @@ def test_a_second_pop_of_the_same_run_has_no_effect() -> None:
     Invocation.pop(two)
 
 
+def in_a_context_of_its_own(test: Callable[[], None]) -> Callable[[], None]:
+    @functools.wraps(test)
+    def run() -> None:
+        contextvars.copy_context().run(test)
+
+    return run
+
+
+@in_a_context_of_its_own
 def test_flush_forgets_every_run() -> None:
     frames = [Invocation.root(str(n)).push() for n in range(3)]
     Invocation.flush()
@@ -165,15 +174,21 @@ def test_flush_forgets_every_run() -> None:
         Invocation.pop(frame)
 
 
+@in_a_context_of_its_own
 def test_after_a_flush_a_leaked_block_is_nobodys_parent() -> None:
-    leaked = agentbus.agent("leaked").start()
-    leaked.tool("hung").start()
-    Invocation.flush()
-    with agentbus.agent("next job") as run:
-        assert run.invocation.is_root
-    with agentbus.tool("alone") as tool:
-        assert tool.invocation.root_id == tool.id
-    assert current() is None
+    with testing.capture() as seen:
+        leaked = agentbus.agent("leaked").start()
+        hung = leaked.tool("hung").start()
+        for _ in range(2):
+            Invocation.flush()
+            with agentbus.agent("next job") as run:
+                assert run.invocation.is_root
+            with agentbus.tool("alone") as tool:
+                assert tool.invocation.root_id == tool.id
+            assert current() is None
+        hung.end()
+        leaked.end()
+    assert [span.name for span in seen.spans if span.parent is not None] == ["execute_tool hung"]
 
 
 def test_a_run_pushed_in_one_thread_is_unknown_in_another() -> None:

@@ -149,11 +149,16 @@ class InThread(Queued):
         return self.resting or watcher.wait(timeout)
 
     def _wake(self) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name=f"agentbus {self.name}", daemon=True)
-            self._thread.start()
-        else:
+        if self._thread is not None:
             self._woken.release()
+            return
+        self._thread = threading.Thread(target=self._work, name=f"agentbus {self.name}", daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError:  # the interpreter is ending, or the system has no threads left
+            self._thread = None
+            self._discard()
+            self._token.append(None)
 
     def _work(self) -> None:
         while True:

@@ -28,7 +28,7 @@ PATH_LENGTH = 1024
 #: How many attributes of its own one event may bring: with ours, a span stays under a hundred.
 ROOM = 32
 
-_INT64 = range(-(2**63), 2**63)
+_LOWEST = -(2**63)
 _SCALARS = frozenset((str, bool, int, float))
 
 
@@ -48,7 +48,7 @@ def text(value: object, limit: int | None = None) -> str | None:
 
 def _id_as_text(value: object) -> str | None:
     """Ids are often integers or UUIDs; the text of anything else may differ from process to process."""
-    if isinstance(value, UUID) or (isinstance(value, int) and not isinstance(value, bool) and value in _INT64):
+    if isinstance(value, UUID) or (isinstance(value, int) and not isinstance(value, bool) and fits(value)):
         return str(value)
     return None
 
@@ -60,9 +60,14 @@ def name(value: object) -> str | None:
     return None if value is None else text(value, NAME_LENGTH)
 
 
+def fits(value: int) -> bool:
+    """Whether an integer fits into 64 bits. (`in range` walks the whole range for a subclass of int.)"""
+    return _LOWEST <= int(value) < -_LOWEST
+
+
 def whole(value: object) -> int | None:
     """An integer that fits into 64 bits."""
-    if isinstance(value, int) and not isinstance(value, bool) and value in _INT64:
+    if isinstance(value, int) and not isinstance(value, bool) and fits(value):
         return int(value)
     return None
 

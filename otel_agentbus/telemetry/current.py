@@ -6,9 +6,10 @@ sets on the current span travels in the block's end event to the real one.
 
 from __future__ import annotations
 
+import copy
 import time
 import traceback
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from opentelemetry.context import Context, attach, get_current
@@ -45,6 +46,9 @@ _W3C = TraceContextTextMapPropagator()
 #: The key under which an end event carries what is no plain attribute: span events, status, name and links.
 SPAN_DATA = "agentbus.span"
 
+
+#: What samplers may see of the attributes that a program gives.
+_PLAIN = frozenset({str, int, float, bool})
 
 #: What a start event says of its span: the name, and the attributes that samplers see.
 Begin = Callable[["Event"], tuple[str, dict[str, Any]]]
@@ -94,7 +98,7 @@ class BlockSpan(Span):
         """Nothing: the block ends it."""
 
     def set_attribute(self, key: str, value: AttributeValue) -> None:
-        if self.is_recording():
+        if self.is_recording() and isinstance(key, str):
             if self._attributes is None:
                 self._attributes = {}
             self._attributes[key] = _plain(value)
@@ -105,14 +109,12 @@ class BlockSpan(Span):
 
     def add_event(self, name: str, attributes: Attributes = None, timestamp: int | None = None) -> None:
         if self.is_recording():
-            plain = {key: _plain(value) for key, value in (attributes or {}).items()}
-            self._said().setdefault("events", []).append([name, timestamp or time.time_ns(), plain])
+            self._said().setdefault("events", []).append([name, timestamp or time.time_ns(), _plain_all(attributes)])
 
     def add_link(self, context: SpanContext, attributes: Attributes = None) -> None:
         if self.is_recording() and context.is_valid:
-            plain = {key: _plain(value) for key, value in (attributes or {}).items()}
             origin = Origin(context.trace_id, context.span_id, int(context.trace_flags), remote=context.is_remote)
-            self._said().setdefault("links", []).append([str(origin), plain])
+            self._said().setdefault("links", []).append([str(origin), _plain_all(attributes)])
 
     def update_name(self, name: str) -> None:
         if self.is_recording():
@@ -137,13 +139,13 @@ class BlockSpan(Span):
     ) -> None:
         kind = type(exception)
         name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-        said = {
-            "exception.type": name,
-            "exception.message": str(exception),
-            "exception.stacktrace": "".join(traceback.format_exception(exception)),
-            "exception.escaped": str(escaped),
-        }
-        self.add_event("exception", {**said, **(attributes or {})}, timestamp)
+        said = {"exception.type": name, "exception.escaped": str(escaped)}
+        try:
+            said["exception.message"] = str(exception)
+            said["exception.stacktrace"] = "".join(traceback.format_exception(exception))
+        except Exception:  # noqa: BLE001 - a broken __str__ of the program's must not become our exception
+            pass
+        self.add_event("exception", {**said, **_plain_all(attributes)}, timestamp)
 
     def _said(self) -> dict[str, Any]:
         if self._data is None:
@@ -158,7 +160,15 @@ class BlockSpan(Span):
 
 
 def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, Sequence) and not isinstance(value, (str, bytes)) else value
+    """The value as it is now: what the program appends later is not part of it."""
+    return list(value) if value.__class__ is list or value.__class__ is tuple else value
+
+
+def _plain_all(attributes: Attributes) -> dict[str, Any]:
+    try:
+        return {key: _plain(value) for key, value in (attributes or {}).items() if isinstance(key, str)}
+    except Exception:  # noqa: BLE001 - a mapping of the program's own that fails costs its attributes only
+        return {}
 
 
 def span_context(origin: Origin, span_id: int, tracestate: str | None, *, remote: bool = False) -> SpanContext:
@@ -200,9 +210,7 @@ class CallerTracing:
             return None
         span = BlockSpan(block, self._ids, origin)
         previous = block.base = get_current()
-        entered = span.entered = Context(
-            {**previous, SPAN_KEY: span}
-        )  # set_span_in_context, at two thirds of its cost
+        entered = span.entered = Context({**previous, SPAN_KEY: span})  # set_span_in_context, at two thirds of its cost
         attach(entered)
         return span
 
@@ -279,7 +287,7 @@ def _ask(
     begin: Begin,
     above: SpanContext | None,
 ) -> tuple[str, str | None]:
-    name, attributes = begin(start)
+    name, attributes = begin(_without_containers(start))
     result = tracer.sampler.should_sample(context, trace_id, name, SpanKind.INTERNAL, attributes, ())
     added = {key: value for key, value in (result.attributes or {}).items() if key not in attributes}
     if added:
@@ -294,6 +302,15 @@ def _ask(
     if above is None:
         return str(Origin(trace_id, 0, flags, recorded)), state
     return str(Origin(trace_id, above.span_id, flags, recorded, above.is_remote)), state
+
+
+def _without_containers(start: Event) -> Event:
+    """The event as samplers see it: what is no plain value has not been rendered yet, and may be anything."""
+    if all(value.__class__ in _PLAIN for value in start.attributes.values()):
+        return start
+    seen = copy.copy(start)
+    seen.attributes = {key: value for key, value in start.attributes.items() if value.__class__ in _PLAIN}
+    return seen
 
 
 def link_of(text: str, attributes: Mapping[str, Any]) -> Link | None:

@@ -30,7 +30,7 @@ class Usage(NamedTuple):
 def count(value: object) -> int | None:
     """A count of tokens, if it can be one."""
     if value.__class__ is int:
-        return value if 0 <= value <= MAX_TOKENS else None  # type: ignore[operator,return-value]  # it is an int
+        return value if 0 <= value <= MAX_TOKENS else None
     return int(value) if isinstance(value, int) and value.__class__ is not bool and 0 <= value <= MAX_TOKENS else None
 
 
