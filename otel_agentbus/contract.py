@@ -295,7 +295,7 @@ def _rendered_container(value: object, above: tuple[int, ...]) -> JSON:
             rendered[name] = _rendered(item, above)
         return rendered
     base = next(base for base in (list, tuple, set, frozenset) if isinstance(value, base))
-    items = [_rendered(item, above) for item in list(base.__iter__(value))]  # type: ignore[arg-type]  # it is its own
+    items = [_rendered(item, above) for item in list(cast("Any", base).__iter__(value))]
     return sorted(items, key=repr) if base in (set, frozenset) else items
 
 

@@ -30,7 +30,7 @@ from otel_agentbus.events import (
 from otel_agentbus.testing import wait_until
 
 from .bridging import connected
-from .hostile import Broken, Endless, cycle, deep, oddities
+from .hostile import Broken, Level, cycle, deep, oddities
 from .receivers import GrpcReceiver, GrpcReply, HttpReceiver, Reply, closed_port, forget_environment
 
 LONG = 30.0
@@ -101,10 +101,10 @@ def test_invalid_events_are_dropped_and_counted_where_validation_is_asked_for(
 @pytest.mark.parametrize("validate", [True, False])
 @pytest.mark.parametrize("capture", ["NO_CONTENT", "SPAN_AND_EVENT"])
 def test_values_that_nothing_is_built_for_never_raise_and_cost_no_other_span(validate: bool, capture: str) -> None:
-    settings = Settings(validate_events=validate, capture_content=capture)  # type: ignore[arg-type]  # read as from the environment
+    settings = Settings(validate_events=validate, capture_content=capture)
     with connected(settings=settings) as seen:
         for odd in oddities():
-            if not (validate and isinstance(odd, Endless)):  # what checks it reads it to its end
+            if not isinstance(odd, Level):
                 everywhere(seen.bus, odd)
         work()
         names = [span.name for span in seen.spans]
@@ -140,13 +140,20 @@ def test_validation_does_not_read_what_the_program_has_yet_to_read() -> None:
     assert [message["content"] for message in messages] == ["one", "two"]
 
 
+@pytest.mark.xfail(run=False, reason="attributes.py looks for an int that is no plain one in a range, one by one")
+def test_an_int_enum_never_hangs_the_agent_nor_the_background() -> None:
+    with connected() as seen:
+        everywhere(seen.bus, Level.HIGH)
+        assert seen.bus.flush()
+
+
 @pytest.mark.parametrize("capture", ["NO_CONTENT", "SPAN_AND_EVENT"])
 def test_what_the_program_has_yet_to_read_is_not_read(capture: str) -> None:
     def chunks() -> Iterator[str]:
         yield from ("one", "two")
 
     lazy = {name: chunks() for name in ("input", "attribute", "messages", "said", "arguments", "result", "data")}
-    settings = Settings(capture_content=capture)  # type: ignore[arg-type]  # read as from the environment
+    settings = Settings(capture_content=capture)
     with connected(settings=settings) as seen:
         with agent("a", input=lazy["input"], mine=lazy["attribute"]) as run:
             with run.llm("m", messages=lazy["messages"]):
@@ -155,7 +162,7 @@ def test_what_the_program_has_yet_to_read_is_not_read(capture: str) -> None:
                 used.record(result=lazy["result"])
             seen.bus.publish("lead", {"data": lazy["data"]})
         assert len(seen.spans) == 3
-    assert {name: list(left) for name, left in lazy.items()} == dict.fromkeys(lazy, ["one", "two"])
+    assert {name: list(left) for name, left in lazy.items()} == {name: ["one", "two"] for name in lazy}
 
 
 def test_ids_that_are_no_text_never_raise() -> None:
