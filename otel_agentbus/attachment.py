@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from .blocks import Runtime, install
 
@@ -34,6 +34,7 @@ class Process:
         self.bus: Attached | None = None
         self.lock = threading.RLock()
         self._closer: Callable[[], None] | None = None
+        self._finalizer: Any = None
         os.register_at_fork(after_in_child=self._after_fork)
 
     def attach(self, bus: Attached) -> None:
@@ -62,25 +63,38 @@ class Process:
 
         self._closer = close
         atexit.register(close)
+        self._finalizer = _finalizer(close)
 
     def _unregister(self) -> None:
         if self._closer is not None:
             atexit.unregister(self._closer)
             self._closer = None
+        if self._finalizer is not None:
+            self._finalizer.cancel()
+            self._finalizer = None
 
     def _after_fork(self) -> None:
         self.lock = threading.RLock()
         if self.bus is not None:
             self.bus.after_fork()
-            _finalize_in_multiprocessing(self._closer)
+            util = sys.modules.get("multiprocessing.util")
+            if util is not None and self._closer is not None:
+                # A child of `multiprocessing` clears what it has inherited after this hook, then it is our turn.
+                util.register_after_fork(self._closer, self._finalize_again)
+
+    def _finalize_again(self, closer: Callable[[], None]) -> None:
+        if closer is self._closer:
+            self._finalizer = _finalizer(closer)
 
 
-def _finalize_in_multiprocessing(closer: Callable[[], None] | None) -> None:
+def _finalizer(closer: Callable[[], None]) -> Any:
     """Children of `multiprocessing` leave by its own finalizers (it runs no `atexit` in them before 3.13)."""
-    util = sys.modules.get("multiprocessing.util")
-    if closer is not None and util is not None:
-        # The child clears the finalizers that it has inherited after this hook, so ours is registered once it has.
-        util.register_after_fork(closer, lambda close: util.Finalize(None, close, exitpriority=10))
+    multiprocessing = sys.modules.get("multiprocessing.process")
+    if multiprocessing is None or multiprocessing.parent_process() is None:
+        return None
+    from multiprocessing.util import Finalize
+
+    return Finalize(None, closer, exitpriority=10)
 
 
 process = Process()

@@ -131,20 +131,27 @@ class Invocation:
 class Frame:
     """One entry of the chain: a run, or a call block inside it (`call` is then its name for `parent_call_id`)."""
 
-    call: str | None = None
-    ended: bool = False
-    parent: Frame | None = None
+    __slots__ = ("call", "ended", "invocation", "owner", "parent")
+
+    call: str | None
+    #: Its lineage; that of a block is known from its start on.
+    invocation: Invocation
     #: The thread and task in which a run began; calls have their run's.
-    owner: Owner | None = None
+    owner: Owner | None
+    parent: Frame | None
 
     def __init__(self, invocation: Invocation, call: str | None = None) -> None:
         self.invocation = invocation
         self.call = call
+        self.ended = False
         self.owner = owner()
+        self.parent = None
 
 
 class Boundary(Frame):
     """A place where no run is, and new roots begin, each with these links to the outside."""
+
+    __slots__ = ("links",)
 
     def __init__(self, links: list[Any]) -> None:
         super().__init__(Invocation(""))
@@ -226,17 +233,15 @@ def current() -> Invocation | None:
 class _Mint:
     """Ids of calls: a prefix that is new in every process and after every fork, and a counter."""
 
-    __slots__ = ("call_id",)
-
-    call_id: Callable[[], str]
+    __slots__ = ("numbers", "prefix")
 
     def __init__(self) -> None:
         self.renew()
         os.register_at_fork(after_in_child=self.renew)
 
     def renew(self) -> None:
-        prefix, count = os.urandom(6).hex() + "-", itertools.count(1)
-        self.call_id = lambda: f"{prefix}{next(count)}"
+        self.prefix = os.urandom(6).hex() + "-"
+        self.numbers = itertools.count(1)
 
 
 _mint = _Mint()
@@ -244,7 +249,7 @@ _mint = _Mint()
 
 def mint_call_id() -> str:
     """A new id for a model or tool call, unique across processes."""
-    return _mint.call_id()
+    return f"{_mint.prefix}{next(_mint.numbers)}"
 
 
 def text(value: object) -> str:

@@ -23,7 +23,9 @@ class AgentBlock(Block):
     kind = "agent"
     recordable = recordable_in(AgentEnd)
 
-    _beside: dict[str, Any] | None = None
+    __slots__ = ("_beside", "_given", "_input", "_instructions", "name")
+
+    _beside: dict[str, Any] | None
 
     def __init__(
         self,
@@ -34,16 +36,30 @@ class AgentBlock(Block):
         content: tuple[Any, Any],
         attributes: dict[str, Any],
     ) -> None:
+        Block.__init__(self, "", provider, model, attributes)
         self.name = text(name)
-        self.provider = provider
-        self.model = model
+        self._beside = None
         self._given = given
         self._instructions, self._input = content
-        self._attributes = attributes
 
-    def llm(self, /, model: str | None = None, **options: Any) -> LlmBlock:
+    def llm(
+        self,
+        /,
+        model: str | None = None,
+        *,
+        provider: str | None = None,
+        call_id: str | None = None,
+        operation: str = "chat",
+        stream: bool | None = None,
+        messages: Any = None,
+        messages_count: int | None = None,
+        parameters: dict[str, Any] | None = None,
+        **attributes: Any,
+    ) -> LlmBlock:
         """A model call of this run; see `llm`."""
-        return LlmBlock(self, model, **options)
+        return LlmBlock(
+            self, model, provider, call_id, operation, stream, messages, messages_count, parameters, attributes
+        )
 
     def tool(self, /, name: str, **options: Any) -> ToolBlock:
         """A tool call of this run; see `tool`."""
@@ -167,16 +183,7 @@ def llm(
     `operation` is the convention's ("chat", "embeddings" ...). Fill in usage and answer with `record()`.
     """
     return LlmBlock(
-        None,
-        model,
-        provider=provider,
-        call_id=call_id,
-        operation=operation,
-        stream=stream,
-        messages=messages,
-        messages_count=messages_count,
-        parameters=parameters,
-        **attributes,
+        None, model, provider, call_id, operation, stream, messages, messages_count, parameters, attributes
     )
 
 

@@ -27,7 +27,7 @@ Decide = Callable[[Event, str], tuple[str | None, str | None]]
 class Stamp:
     """Stamps the events of one bus in one process."""
 
-    __slots__ = ("_decide", "_foreign", "_lock", "_seq", "next_seq", "source")
+    __slots__ = ("_decide", "_foreign", "_lock", "numbers", "source")
 
     def __init__(self, decide: Decide | None = None) -> None:
         self._decide = decide
@@ -36,22 +36,22 @@ class Stamp:
     def renew(self) -> None:
         """Become a new source: at the start, and in every child of a fork."""
         self.source = os.urandom(8).hex()
-        self._seq = itertools.count()
-        self.next_seq: Callable[[], int] = self._seq.__next__
+        #: The next event's number, and those after it.
+        self.numbers = itertools.count()
         self._foreign: OrderedDict[str, Invocation] = OrderedDict()
         self._lock = threading.RLock()  # of the memory; events of blocks never come here
 
     @property
     def emitted(self) -> int:
         """How many events this source has numbered so far."""
-        return int(repr(self._seq)[6:-1])  # of "count(7)"; there is no other way to look without counting
+        return int(repr(self.numbers)[6:-1])  # of "count(7)"; there is no other way to look without counting
 
     def __call__(self, event: Event) -> None:
         """Fill in what is unset; the number comes last, so that it has no gaps."""
         self.fill(event)
         if event.source is None:
             event.source = self.source
-            event.seq = self.next_seq()
+            event.seq = next(self.numbers)
 
     def fill(self, event: Event) -> None:
         """Fill in time and lineage, where they are unset."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from opentelemetry import context
 
 from otel_agentbus.events import AgentEnd, AgentStart, Event, LlmRequest, LlmResponse, ToolCall, ToolCallStart
 from otel_agentbus.testing import Captured
@@ -62,6 +65,14 @@ def parents(seen: Captured) -> dict[str, str | None]:
         else:
             found[label(event)] = runs[home] if home is not None else None
     return found
+
+
+@contextmanager
+def restored() -> Iterator[None]:
+    """For what must leave an OpenTelemetry context behind: a block that ends elsewhere cannot restore it here."""
+    before = context.get_current()
+    yield
+    context.attach(before)
 
 
 def assert_balanced(seen: Captured) -> None:

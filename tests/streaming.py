@@ -127,13 +127,14 @@ def watched(
     request: pytest.FixtureRequest, held: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Watched]:
     caplog.set_level(logging.INFO)
-    gc.collect()
+    gc.freeze()  # what was there before is nothing to this test, and takes long to look through
     with capture() as seen:
         scenario = Watched(str(request.param), held, seen, caplog)
         with monkeypatch.context() as patch:
             patch.setattr(sys, "unraisablehook", lambda found: scenario.unraisable.append(repr(found)))
             yield scenario
             gc.collect()
+            gc.unfreeze()
     assert scenario.unraisable == []
     assert current() is None
     assert trace.get_current_span() is trace.INVALID_SPAN

@@ -17,7 +17,7 @@ import otel_agentbus as agentbus
 from otel_agentbus import current
 from otel_agentbus.testing import Captured, capture
 
-from .observing import assert_balanced, ends, outcomes, parents
+from .observing import assert_balanced, ends, outcomes, parents, restored
 
 KINDS: dict[str, Callable[[], Any]] = {
     "agent": lambda: agentbus.agent("b"),
@@ -206,20 +206,22 @@ def test_an_end_by_hand_inside_its_with_counts(seen: Captured, make: Callable[[]
 
 
 def test_a_block_may_end_in_another_thread(seen: Captured, make: Callable[[], Any]) -> None:
-    block = make().start()
-    thread = threading.Thread(target=block.end)
-    thread.start()
-    thread.join()
-    assert current() is None
-    with agentbus.agent("after"):
-        pass
+    with restored():
+        block = make().start()
+        thread = threading.Thread(target=block.end)
+        thread.start()
+        thread.join()
+        assert current() is None
+        with agentbus.agent("after"):
+            pass
     assert outcomes(seen) == {"b": "ok", "after": "ok"}
     assert parents(seen)["after"] is None
 
 
 def test_many_threads_that_end_one_block_end_it_once(seen: Captured, make: Callable[[], Any]) -> None:
     for _ in range(20):
-        block = make().start()
+        with restored():
+            block = make().start()
         barrier = threading.Barrier(4)
 
         def end(block: Any = block, barrier: threading.Barrier = barrier) -> None:

@@ -19,7 +19,7 @@ from otel_agentbus.events import AgentEnd, Event, LlmRequest, LlmResponse, ToolC
 from otel_agentbus.testing import Captured, FakeClock, capture
 
 from .hostile import Broken
-from .observing import ends
+from .observing import ends, restored
 
 ENDS: dict[str, type[Event]] = {"agent": AgentEnd, "llm": LlmResponse, "tool": ToolCall}
 
@@ -309,7 +309,7 @@ def test_a_broken_emission_is_told_to_the_log_and_nobody_else(
         raise RuntimeError("telemetry is broken")
 
     for method in ("open", "close", "decide"):
-        with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
+        with monkeypatch.context() as patch, caplog.at_level(logging.WARNING), restored():
             patch.setattr(type(seen.bus.tracing), method, fail)
             with agentbus.agent("a") as run, run.llm("m"), run.tool("t"):
                 assert current() is run.invocation

@@ -71,16 +71,18 @@ class Block(Protocol):
 class BlockSpan(Span):
     """The span of a block, in the caller: its ids, and a notebook for what user code says about it."""
 
-    _context: SpanContext | None = None
-    _attributes: dict[str, Any] | None = None
-    _data: dict[str, Any] | None = None
+    __slots__ = ("_attributes", "_context", "_data", "_ids", "_origin", "block", "entered")
+
     #: The context in which this span is current, until it is left.
-    entered: Context | None = None
+    entered: Context | None
 
     def __init__(self, block: Block, ids: Ids, origin: Origin) -> None:
         self.block = block
         self._ids = ids
         self._origin = origin
+        self._context: SpanContext | None = None
+        self._attributes: dict[str, Any] | None = None
+        self._data: dict[str, Any] | None = None
 
     def get_span_context(self) -> SpanContext:
         """The ids of the span that will be exported; derived when first asked for."""
@@ -220,10 +222,8 @@ class CallerTracing:
         if not isinstance(span, BlockSpan):
             return
         here, before = get_current(), block.base
-        above = before.get(SPAN_KEY)
-        while isinstance(above, BlockSpan) and above.block.ended:  # blocks ended in another order than they began
-            before = above.block.base
-            above = before.get(SPAN_KEY)
+        while isinstance(above := before.get(SPAN_KEY), BlockSpan) and above.block.ended:
+            before = above.block.base  # blocks ended in another order than they began
         if here is span.entered:
             attach(before)
         elif here.get(SPAN_KEY) is span:

@@ -101,6 +101,11 @@ class SpanBridge:
         """How many spans have begun and not ended."""
         return sum(source.open_spans for source in tuple(self._sources.values()))
 
+    @property
+    def ended(self) -> int:
+        """How many spans have ended that are to be exported."""
+        return self._writer.ended
+
     def health(self) -> dict[str, int]:
         """What was left out, and why. It takes no lock: whoever asks must not wait for a processor that hangs."""
         return {
@@ -178,6 +183,11 @@ class _CarefulWriter:
         self._failed = failed
         #: How many spans have begun and not ended, of all sources.
         self.open_spans = 0
+
+    @property
+    def ended(self) -> int:
+        """How many spans have ended that are to be exported."""
+        return self._writer.ended
 
     def begin(self, place: Place, parent: Place | None, event: Event, start_ns: int) -> Span:
         """Start the span; one that fails is lost, and stands for itself until its end."""

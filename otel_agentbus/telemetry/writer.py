@@ -39,7 +39,7 @@ from . import names
 from .conventions import Conventions
 from .current import SPAN_KEY, Begin, decided, link_of, span_context
 from .ids import Ids
-from .origin import RANDOM, Origin, read_origin
+from .origin import RANDOM, SAMPLED, Origin, read_origin
 from .places import Place, span_data
 from .runs import OpenSpan
 from .tracer import Prepared, start_prepared
@@ -99,6 +99,8 @@ class SpanWriter:
         self._on_span = capture in ("SPAN_ONLY", "SPAN_AND_EVENT")
         self._in_event = capture in ("EVENT_ONLY", "SPAN_AND_EVENT")
         self._decisions: OrderedDict[str, Origin] = OrderedDict()
+        #: How many spans have ended that are to be exported.
+        self.ended = 0
         #: Siblings stand under one parent.
         self._above = lru_cache(maxsize=PARENTS)(self._parent_span)
 
@@ -189,7 +191,7 @@ class SpanWriter:
         at_ns = event.time_ns or 0
         span = self._start(place, parent, event, found[0], dict(found[1]), SpanKind.INTERNAL, at_ns)
         self._say_error(span, event, at_ns)
-        span.end(at_ns)
+        self._end(span, at_ns)
 
     # -- ending --------------------------------------------------------------------------------------------------------
 
@@ -206,7 +208,12 @@ class SpanWriter:
             else:
                 self._finish_with(span, open_, end, end_ns, totals)
         finally:  # whatever its end event says, it ends
-            span.end(end_ns)
+            self._end(span, end_ns)
+
+    def _end(self, span: Span, end_ns: int) -> None:
+        if span.get_span_context().trace_flags & SAMPLED:
+            self.ended += 1
+        span.end(end_ns)
 
     def _finish_with(self, span: Span, open_: OpenSpan, end: Event, end_ns: int, totals: Mapping[str, float]) -> None:
         attributes: dict[str, Any]

@@ -282,7 +282,8 @@ def test_spans_that_are_started_without_being_current_nest_by_the_context_given(
     failed, answered = [span for span in seen.spans if span.name == "chat live"]
     assert (failed.attributes or {})["error.type"] == "ConnectionError"
     assert (answered.attributes or {})["gen_ai.usage.input_tokens"] == 3
-    assert not observe.llm("x").start().invocation.id
+    with observe.llm("x") as stray:
+        assert not stray.invocation.id
 
 
 def test_an_error_of_which_only_the_kind_is_told_is_an_error(seen: Captured) -> None:
