@@ -203,14 +203,9 @@ class Block(Frame):
         perf_counter_ns, time_ns = clock.perf_counter_ns, clock.time_ns  # quicker to call than as "methods", until 3.13
         self._began = perf_counter_ns()
         self.started_ns = time_ns()
-        event = None if runtime is None else self._tell_start(runtime)
-        enter(self, frame)
-        if event is not None and runtime is not None:
-            emit = runtime.emit
-            emit(event)
-        return self
-
-    def _tell_start(self, runtime: Runtime) -> Event | None:
+        if runtime is None:
+            enter(self, frame)
+            return self
         try:
             event = self._starting()
             event.origin = self
@@ -222,8 +217,12 @@ class Block(Frame):
                 self.span = tracing.open(self, event)
         except Exception:  # noqa: BLE001 - whatever goes wrong in telling must not reach the program
             _failed("start")
-            return None
-        return event
+            enter(self, frame)
+            return self
+        enter(self, frame)
+        emit = runtime.emit
+        emit(event)
+        return self
 
     def _decide(self, tracing: Tracing, event: Event) -> None:
         run = self.invocation

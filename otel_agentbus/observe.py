@@ -182,9 +182,7 @@ def llm(
     `model` and `provider` default to the run's. `parameters` has the request's (temperature, max_tokens ...),
     `operation` is the convention's ("chat", "embeddings" ...). Fill in usage and answer with `record()`.
     """
-    return LlmBlock(
-        None, model, provider, call_id, operation, stream, messages, messages_count, parameters, attributes
-    )
+    return LlmBlock(None, model, provider, call_id, operation, stream, messages, messages_count, parameters, attributes)
 
 
 def tool(name: str, *, tool_call_id: str | None = None, arguments: Any = None, **attributes: Any) -> ToolBlock:

@@ -105,8 +105,7 @@ def test_values_that_nothing_is_built_for_never_raise_and_cost_no_other_span(val
     settings = Settings(validate_events=validate, capture_content=capture)
     with connected(settings=settings) as seen:
         for odd in oddities():
-            if not isinstance(odd, Level):
-                everywhere(seen.bus, odd)
+            everywhere(seen.bus, odd)
         work()
         names = [span.name for span in seen.spans]
         assert names[-2:] == ["chat m", "invoke_agent a"]
@@ -141,7 +140,6 @@ def test_validation_does_not_read_what_the_program_has_yet_to_read() -> None:
     assert [message["content"] for message in messages] == ["one", "two"]
 
 
-@pytest.mark.xfail(run=False, reason="attributes.py looks for an int that is no plain one in a range, one by one")
 def test_an_int_enum_never_hangs_the_agent_nor_the_background() -> None:
     with connected() as seen:
         everywhere(seen.bus, Level.HIGH)

@@ -22,7 +22,7 @@ from .redaction import Hook, Redact
 from .rendering import BoundedCopy, object_of, safe_json, safe_text
 from .secrets import scrub, scrub_text
 from .truncation import MIN_BYTES, fitted
-from .user_data import UserData, is_clean
+from .user_data import UserData
 
 Capture = Literal["NO_CONTENT", "SPAN_ONLY", "EVENT_ONLY", "SPAN_AND_EVENT"]
 E = TypeVar("E", bound=Event)
@@ -93,12 +93,7 @@ class ContentPolicy:
     def apply(self, event: E) -> E:
         """The event as the sinks may see it: the same object if that is all of it, else a copy. Never raises."""
         try:
-            if (
-                (not event.attributes or (type(event.attributes) is dict and is_clean(event.attributes)))
-                and event.invocation_id in self._runs
-                and (event.parent_call_id is None or _is_clean_id(event.parent_call_id))
-                and BARE[type(event)](event, self._names)
-            ):
+            if BARE[type(event)](event, self._names, self._runs):
                 return event
         except Exception:  # noqa: BLE001 - an event with something in it; the long way round looks at it
             pass
@@ -278,10 +273,6 @@ class ContentPolicy:
             return copy_of(event, changes)
         except Exception:  # noqa: BLE001 - this is no event of ours at all
             return UnknownEvent(name="unreadable")  # type: ignore[return-value]  # better than to raise
-
-
-def _is_clean_id(value: str) -> bool:
-    return type(value) is str and value.isascii() and len(value) <= 512
 
 
 def _root_of(event: Event) -> str | None:

@@ -124,14 +124,37 @@ def copy_of(event: E, changes: Mapping[str, object]) -> E:
 
 # -- the events of which nothing need be done -----------------------------------------------------------------------
 # Each of these runs on the agent's own thread for every event: one expression, the names looked up among those that
-# have been seen before, the ids (which never come back) looked at.
+# have been seen before, the ids (which never come back) looked at. Model calls, of which there are most, have all of it
+# written out: the interpreter learns at each place where the fields of one class are.
+
+#: Names, or the ids of runs, that have been looked at before.
+Seen = set[str | None]
 
 
-def _agent_start(event: AgentStart, names: set[str | None]) -> bool:
-    return event.instructions is None and event.input is None and event.model in names and event.model_provider in names
+def _is_known(event: Event, runs: Seen) -> bool:
+    """Has the event's lineage been looked at, and do its attributes and its place say nothing that must be?"""
+    return (
+        event.invocation_id in runs
+        and (not event.attributes or (type(event.attributes) is dict and is_clean(event.attributes)))
+        and (event.parent_call_id is None or _is_clean_id(event.parent_call_id))
+    )
 
 
-def _agent_end(event: AgentEnd, names: set[str | None]) -> bool:
+def _is_clean_id(value: str) -> bool:
+    return type(value) is str and value.isascii() and len(value) <= 512
+
+
+def _agent_start(event: AgentStart, names: Seen, runs: Seen) -> bool:
+    return (
+        event.instructions is None
+        and event.input is None
+        and event.model in names
+        and event.model_provider in names
+        and _is_known(event, runs)
+    )
+
+
+def _agent_end(event: AgentEnd, names: Seen, runs: Seen) -> bool:
     return (
         event.output is None
         and event.error_message is None
@@ -140,12 +163,16 @@ def _agent_end(event: AgentEnd, names: set[str | None]) -> bool:
         and event.model in names
         and event.model_provider in names
         and event.tokens_used.__class__ is not dict
+        and _is_known(event, runs)
     )
 
 
-def _llm_request(event: LlmRequest, names: set[str | None]) -> bool:
+def _llm_request(event: LlmRequest, names: Seen, runs: Seen) -> bool:
     return (
-        event.messages is None
+        event.invocation_id in runs
+        and (not (said := event.attributes) or (type(said) is dict and is_clean(said)))
+        and ((within := event.parent_call_id) is None or _is_clean_id(within))
+        and event.messages is None
         and event.parameters is None
         and event.operation in names
         and event.model in names
@@ -154,9 +181,12 @@ def _llm_request(event: LlmRequest, names: set[str | None]) -> bool:
     )
 
 
-def _llm_response(event: LlmResponse, names: set[str | None]) -> bool:
+def _llm_response(event: LlmResponse, names: Seen, runs: Seen) -> bool:
     return (
-        event.messages is None
+        event.invocation_id in runs
+        and (not (said := event.attributes) or (type(said) is dict and is_clean(said)))
+        and ((within := event.parent_call_id) is None or _is_clean_id(within))
+        and event.messages is None
         and event.error_message is None
         and event.error_type is None
         and event.usage is None
@@ -166,15 +196,20 @@ def _llm_response(event: LlmResponse, names: set[str | None]) -> bool:
         and event.service_tier in names
         and (not (reasons := event.finish_reasons) or (len(reasons) == 1 and reasons[0] in names))
         and ((call := event.call_id) is None or call.isascii())
-        and ((said := event.response_id) is None or said.isascii())
+        and ((response := event.response_id) is None or response.isascii())
     )
 
 
-def _tool_start(event: ToolCallStart, names: set[str | None]) -> bool:
-    return event.arguments is None and event.tool in names and ((call := event.tool_call_id) is None or call.isascii())
+def _tool_start(event: ToolCallStart, names: Seen, runs: Seen) -> bool:
+    return (
+        event.arguments is None
+        and event.tool in names
+        and ((call := event.tool_call_id) is None or call.isascii())
+        and _is_known(event, runs)
+    )
 
 
-def _tool_end(event: ToolCall, names: set[str | None]) -> bool:
+def _tool_end(event: ToolCall, names: Seen, runs: Seen) -> bool:
     return (
         event.arguments is None
         and event.result is None
@@ -182,22 +217,23 @@ def _tool_end(event: ToolCall, names: set[str | None]) -> bool:
         and event.error_type is None
         and event.tool in names
         and ((call := event.tool_call_id) is None or call.isascii())
+        and _is_known(event, runs)
     )
 
 
-def _always(event: Event, names: set[str | None]) -> bool:
-    return True
+def _always(event: Event, names: Seen, runs: Seen) -> bool:
+    return _is_known(event, runs)
 
 
-def _domain(event: DomainEvent, names: set[str | None]) -> bool:
-    return event.name in names and type(event.data) is dict and is_clean(event.data)
+def _domain(event: DomainEvent, names: Seen, runs: Seen) -> bool:
+    return event.name in names and type(event.data) is dict and is_clean(event.data) and _is_known(event, runs)
 
 
-def _cache(event: CacheHit | CacheMiss, names: set[str | None]) -> bool:
-    return event.cache_type in names
+def _cache(event: CacheHit | CacheMiss, names: Seen, runs: Seen) -> bool:
+    return event.cache_type in names and _is_known(event, runs)
 
 
-#: By class: has this event (whose lineage is known, and which has no attributes) nothing that must be looked at?
+#: By class: has this event nothing that must be looked at?
 BARE: Mapping[type, Callable[..., bool]] = {
     AgentStart: _agent_start,
     AgentEnd: _agent_end,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace.id_generator import IdGenerator
@@ -37,6 +38,7 @@ class _OneShot(threading.local):
 
 
 _one_shot = _OneShot()
+_tracers: WeakKeyDictionary[TracerProvider, Tracer] = WeakKeyDictionary()
 
 
 class PreparedIds(IdGenerator):
@@ -87,7 +89,21 @@ class PreparedSampler(Sampler):
 
 
 def our_tracer(provider: TracerProvider) -> Tracer:
-    """The tracer of our scope, prepared where it is the SDK's; tracers are cached, so the wrapping happens once."""
+    """The tracer of our scope, prepared where it is the SDK's.
+
+    It is remembered, so that the wrapping happens once, and so that the child of a fork need not ask again: the
+    provider has a lock, which another thread may have held at the fork.
+    """
+    try:
+        tracer = _tracers.get(provider)
+    except TypeError:  # a provider that has no weak references
+        return _prepared(provider)
+    if tracer is None:
+        tracer = _tracers[provider] = _prepared(provider)
+    return tracer
+
+
+def _prepared(provider: TracerProvider) -> Tracer:
     tracer = provider.get_tracer(SCOPE, __version__)
     if can_prepare(tracer):
         sdk: Any = tracer
