@@ -169,7 +169,7 @@ class Bus:
                     max_open_spans=settings.max_open_spans,
                 )
             else:
-                self.tracing = LiveTracing(tracer, self._ids, self._conventions, self._policy)
+                self.tracing = LiveTracing(tracer, self._ids, self._conventions, self._policy, self.tracing)
             self._tracer = tracer
         if self._metrics is None and pipeline.meter_provider is not None and not settings.sdk_disabled:
             self._metrics = MetricsBridge(

@@ -228,7 +228,6 @@ def test_a_leaked_span_of_a_block_is_nobodys_parent(seen: Captured) -> None:
     assert seen.span("invoke_agent after").parent is None
 
 
-@pytest.mark.xfail(reason="telemetry/current.py: `decide` sees an ended block's span and not the one below")
 def test_below_a_leaked_span_the_callers_own_is_the_parent(seen: Captured, foreign: Foreign) -> None:
     tracer, exporter = foreign
     with tracer.start_as_current_span("request"):
@@ -242,7 +241,6 @@ def test_below_a_leaked_span_the_callers_own_is_the_parent(seen: Captured, forei
     assert parent_of(seen.span("invoke_agent after")) == id_of(request)
 
 
-@pytest.mark.xfail(reason="telemetry/current.py: `open` takes an ended block's context for the one before")
 def test_leaked_spans_do_not_pile_up(seen: Captured) -> None:
     """Each block would else keep the one before it alive, for as long as the leaking thread lives."""
 

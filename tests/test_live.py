@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,7 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode,
 from otel_agentbus import Settings, agent, carry, connect, extract, inject, llm, resume, stream, tool
 from otel_agentbus.events import AgentStart, Event, LlmResponse
 
+from .hostile import oddities
 from .receivers import forget_environment, in_a_process_of_its_own
 
 NUMBERS = itertools.count(1)
@@ -107,9 +109,12 @@ class ForeignTracer(trace.Tracer):
         return span
 
     @contextmanager
-    def start_as_current_span(self, name: str, *args: Any, **kwargs: Any) -> Iterator[trace.Span]:
+    def current(self, name: str) -> Iterator[trace.Span]:
         with trace.use_span(self.start_span(name), end_on_exit=True) as span:
             yield span
+
+    def start_as_current_span(self, *_: Any, **__: Any) -> Any:
+        raise NotImplementedError
 
 
 class ForeignProvider(trace.TracerProvider):
@@ -168,7 +173,7 @@ def test_the_block_is_the_current_span_of_user_code_and_is_left_behind() -> None
             current = trace.get_current_span()
             assert current is provider.named("chat m")
             current.set_attribute("mine", 1)
-            with ForeignTracer(provider).start_as_current_span("http"):
+            with ForeignTracer(provider).current("http"):
                 pass
         assert trace.get_current_span() is trace.INVALID_SPAN
     assert provider.tree()[-1] == ("http", "chat m")
@@ -177,7 +182,7 @@ def test_the_block_is_the_current_span_of_user_code_and_is_left_behind() -> None
 
 def test_the_applications_outer_span_is_the_parent_of_the_root() -> None:
     provider = ForeignProvider()
-    with connect(tracer_provider=provider), ForeignTracer(provider).start_as_current_span("request"), agent("a"):
+    with connect(tracer_provider=provider), ForeignTracer(provider).current("request"), agent("a"):
         pass
     assert provider.tree() == [("request", None), ("invoke_agent a", "request")]
 
@@ -215,19 +220,47 @@ def test_streams_tasks_and_threads_keep_their_places() -> None:
         with agent("inner"):
             yield "b"
 
+    def threaded() -> None:
+        with agent("in a thread"):
+            pass
+
     with connect(tracer_provider=provider):
         asyncio.run(main())
         with agent("streaming"):
             assert list(stream(chunks(), llm("s"))) == ["a", "b"]
         with agent("threaded"):
-            thread = threading.Thread(target=carry(lambda: agent("in a thread").start().end()))
-            thread.start()
-            thread.join()
+            in_a_thread(carry(threaded))
+        with agent("bare thread") as run:
+            in_a_thread(lambda: run.llm("of its run").start().end())
     parents = dict(provider.tree())
     assert parents["invoke_agent one"] == parents["invoke_agent two"] == "invoke_agent root"
     assert parents["chat s"] == "invoke_agent streaming"
     assert parents["invoke_agent inner"] == "chat s"
     assert parents["invoke_agent in a thread"] == "invoke_agent threaded"
+    assert parents["chat of its run"] == "invoke_agent bare thread"
+
+
+def in_a_thread(function: Callable[[], object]) -> None:
+    thread = threading.Thread(target=function)
+    thread.start()
+    thread.join()
+
+
+def test_blocks_that_end_in_another_order_than_they_began_leave_nothing_current() -> None:
+    provider = ForeignProvider()
+    with connect(tracer_provider=provider):
+        outer = agent("outer").start()
+        inner = agent("inner").start()
+        outer.end()
+        inner.end()
+        assert not trace.get_current_span().get_span_context().is_valid
+        with agent("next"):
+            pass
+    assert provider.tree() == [
+        ("invoke_agent outer", None),
+        ("invoke_agent inner", "invoke_agent outer"),
+        ("invoke_agent next", None),
+    ]
 
 
 def test_a_block_ends_its_span_once_even_if_it_is_open_when_the_bus_closes() -> None:
@@ -300,12 +333,10 @@ def test_events_that_come_without_a_block_make_no_spans_there() -> None:
 
 
 def test_attributes_that_are_nothing_for_a_span_never_raise() -> None:
-    from .hostile import oddities
-
     provider = ForeignProvider()
     with connect(tracer_provider=provider):
         for odd in oddities():
-            with agent("a", odd=odd, input=odd), llm("m", messages=odd) as call:
+            with agent("a", odd=odd, input=odd), llm("m", messages=odd, messages_count=1) as call:
                 call.record(odd=odd, messages=odd, input_tokens=odd)
     assert len(provider.spans) == 2 * len(oddities())
     assert all(len(span.ends) == 1 for span in provider.spans)
@@ -327,3 +358,29 @@ bus.close()
 print(json.dumps(provider.tree()))
 """
     assert in_a_process_of_its_own(code) == [["invoke_agent a", None], ["chat m", "invoke_agent a"]]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_block_that_is_open_at_a_fork_is_ended_by_the_parent_only() -> None:
+    code = """
+import json, os
+import otel_agentbus as agentbus
+from tests.test_live import ForeignProvider
+
+provider = ForeignProvider()
+bus = agentbus.connect(tracer_provider=provider)
+reader, writer = os.pipe()
+with agentbus.agent("outer"):
+    pid = os.fork()
+    if pid == 0:
+        with agentbus.agent("child"):
+            pass
+if pid == 0:
+    os.write(writer, json.dumps([[span.name, len(span.ends)] for span in provider.spans]).encode())
+    os._exit(0)
+os.waitpid(pid, 0)
+print(json.dumps([json.loads(os.read(reader, 1000)), provider.tree()]))
+"""
+    child, parent = in_a_process_of_its_own(code)
+    assert child == [["invoke_agent outer", 0], ["invoke_agent child", 1]]
+    assert parent == [["invoke_agent outer", None]]

@@ -237,8 +237,8 @@ class ContentPolicy:
 
     def _told_by_forwarders(self, event: Event, data: object) -> object:
         """Forwarded runs (`llm_tool_call` ...) quote arguments, results and errors in the data of domain events."""
-        quoting = isinstance(event, DomainEvent) and event.name in names.FORWARDED and isinstance(data, Mapping)
-        if not quoting or self.capture != "NO_CONTENT":
+        quoting = isinstance(event, DomainEvent) and event.name in names.FORWARDED
+        if not quoting or not isinstance(data, Mapping) or self.capture != "NO_CONTENT":
             return data
         return {key: value for key, value in data.items() if key not in names.FORWARDED_CONTENT}
 

@@ -179,6 +179,13 @@ def span_context(origin: Origin, span_id: int, tracestate: str | None, *, remote
     return SpanContext(origin.trace_id, span_id, remote, TraceFlags(origin.flags), state)
 
 
+def living(context: Context) -> Context:
+    """The context as it was before the blocks that have ended, where they ended elsewhere or in another order."""
+    while isinstance(span := context.get(SPAN_KEY), BlockSpan) and span.block.ended:
+        context = span.block.base
+    return context
+
+
 class CallerTracing:
     """Asks the sampler in the caller, and makes the spans of blocks current there."""
 
@@ -186,6 +193,8 @@ class CallerTracing:
         self._tracer = tracer
         self._ids = ids
         self._begin = begin
+        #: Who makes the spans since a tracer has been found that takes no ids from us.
+        self.instead: CallerTracing | None = None
 
     def ambient(self) -> Any:
         """The living block whose span is current here, or None."""
@@ -197,11 +206,12 @@ class CallerTracing:
         tracer = self._tracer()
         if tracer is None or not can_prepare(tracer):
             return None, None
-        outer = get_current_span()
+        here = living(get_current())
+        outer = get_current_span(here)
         above = outer.get_span_context()
         # A span of ours that is current where no run is must have leaked there: it is no parent.
         is_root = not above.is_valid or isinstance(outer, BlockSpan)
-        context = Context() if is_root else get_current()
+        context = Context() if is_root else here
         trace_id = self._ids.trace_id(root_id) if is_root else above.trace_id
         return decided(tracer, context, trace_id, start, self._begin, None if is_root else above)
 
@@ -209,9 +219,9 @@ class CallerTracing:
         """Make the block's span current here; without a decision there is none."""
         origin = read_origin(block.invocation.trace)
         if origin is None:
-            return None
+            return None if self.instead is None else self.instead.open(block, start)
         span = BlockSpan(block, self._ids, origin)
-        previous = block.base = get_current()
+        previous = block.base = living(get_current())
         entered = span.entered = Context({**previous, SPAN_KEY: span})  # set_span_in_context, at two thirds of its cost
         attach(entered)
         return span
@@ -221,9 +231,7 @@ class CallerTracing:
         span = block.span
         if not isinstance(span, BlockSpan):
             return
-        here, before = get_current(), block.base
-        while isinstance(above := before.get(SPAN_KEY), BlockSpan) and above.block.ended:
-            before = above.block.base  # blocks ended in another order than they began
+        here, before = get_current(), living(block.base)
         if here is span.entered:
             attach(before)
         elif here.get(SPAN_KEY) is span:

@@ -158,11 +158,11 @@ class SpanWriter:
         return NonRecordingSpan(above) if above.is_valid else INVALID_SPAN
 
     def _links(self, place: Place, data: dict[str, Any], origin: Origin, state: str | None) -> list[Link]:
-        links = [_link(entry) for entry in _listed(data, "links")]
+        links = links_in(data)
         if place.kind == "recovery":
             failed = Place(place.root, "deployment", "", place.local, place.attempt)
             links.append(Link(span_context(origin, self._ids.span_id(*failed), state)))
-        return [link for link in links if link is not None]
+        return links
 
     def _decide(self, root: str, event: Event) -> Origin:
         """The decision for a tree that came without one: asked here, once a tree, and remembered."""
@@ -252,10 +252,8 @@ class SpanWriter:
             match entry:
                 case [label, int() | None as at_ns, dict() | None as said]:
                     span.add_event(str(label), said, timestamp=at_ns)
-        for entry in _listed(data, "links"):
-            link = _link(entry)
-            if link is not None:
-                span.add_link(link.context, link.attributes)
+        for link in links_in(data):
+            span.add_link(link.context, link.attributes)
         match _listed(data, "status"):
             case [StatusCode.ERROR.name, description]:
                 attributes.setdefault(names.ERROR_TYPE, "_OTHER")
@@ -274,6 +272,12 @@ def _listed(data: Any, key: str) -> list[Any]:
     """One list of what user code said; it may have come a long way, and be anything."""
     found = data.get(key)
     return found if isinstance(found, list) else []
+
+
+def links_in(data: Any) -> list[Link]:
+    """The links among an event's span data."""
+    found = (_link(entry) for entry in _listed(data, "links"))
+    return [link for link in found if link is not None]
 
 
 def _link(entry: Any) -> Link | None:
