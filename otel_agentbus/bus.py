@@ -169,7 +169,8 @@ class Bus:
                     max_open_spans=settings.max_open_spans,
                 )
             else:
-                self.tracing = LiveTracing(tracer, self._ids, self._conventions, self._policy, self.tracing)
+                ours = (self._ids, self._conventions, self._policy, self.source)
+                self.tracing = LiveTracing(tracer, *ours, before=self.tracing)
             self._tracer = tracer
         if self._metrics is None and pipeline.meter_provider is not None and not settings.sdk_disabled:
             self._metrics = MetricsBridge(

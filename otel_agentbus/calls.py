@@ -12,6 +12,7 @@ from .invocation import Boundary, Frame, Invocation, mint_call_id, text
 # times as long (1.1 us against 0.36), twice on each call's way. Each is written out in one place of its own, envelope
 # and all: the interpreter learns where a field is for one class at each place. A test holds that no field is forgotten.
 _new = object.__new__
+_begin = Block.__init__
 
 
 class CallBlock(Block):
@@ -85,7 +86,7 @@ class LlmBlock(CallBlock):
         parameters: dict[str, Any] | None,
         attributes: dict[str, Any],
     ) -> None:
-        Block.__init__(self, "" if call_id is None else text(call_id), provider, model, attributes)
+        _begin(self, "" if call_id is None else text(call_id), provider, model, attributes)
         self._run = run
         self._within = None
         self._first_chunk = None
@@ -203,7 +204,7 @@ class ToolBlock(CallBlock):
         arguments: Any = None,
         **attributes: Any,
     ) -> None:
-        Block.__init__(self, "" if tool_call_id is None else text(tool_call_id), None, None, attributes)
+        _begin(self, "" if tool_call_id is None else text(tool_call_id), None, None, attributes)
         self._run = run
         self._within = None
         self.name = text(name)

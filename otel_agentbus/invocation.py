@@ -1,8 +1,8 @@
 """Who is running: the lineage of an agent run, the current one, and how it is carried into threads.
 
 One context variable holds an immutable chain of small frames. Leaving marks a frame as ended and sets the variable to
-the nearest frame that still lives; a token is never reset, so nothing here can fail in a foreign context, and a context
-that leaked heals itself.
+the one above it; whoever looks passes over what has ended. A token is never reset, so nothing here can fail in a foreign
+context, and a context that leaked heals itself.
 """
 
 from __future__ import annotations
@@ -196,12 +196,7 @@ def leave(frame: Frame) -> None:
     """End `frame`, wherever it stands in the chain and in whatever context this is called."""
     frame.ended = True
     if _current.get() is frame:
-        above = frame.parent
-        while above is not None and above.ended:
-            above = above.parent
-        if above is None or isinstance(above, Boundary):
-            above = frame.parent  # perhaps an ended one: a task that outlives its run stays that run's
-        _current.set(above)
+        _current.set(frame.parent)  # perhaps an ended one: a task that outlives its run stays that run's
 
 
 class _ThisThread(threading.local):

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from urllib.parse import quote
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import otel_agentbus as agentbus
@@ -271,9 +271,10 @@ def test_no_garbage_ever_raises_and_a_block_inside_always_has_a_lineage(
     assert current() is None
 
 
-names = st.text(st.characters() | st.sampled_from("\ud800\udfff;/%"), min_size=1, max_size=20)
+names = st.text(st.characters(), min_size=1, max_size=20)
 
 
+@example("\ud800;", "\udfff%", "a\udc00/", 1, "\ud83d", ["a/b", "%2F", "\ud800"])
 @given(names, names, st.none() | names, st.integers(1, 99), st.none() | names, st.lists(names, min_size=1, max_size=4))
 def test_whatever_a_run_is_called_it_comes_through_whole(
     run_id: str, root_id: str, call: str | None, attempt: int, conversation: str | None, path: list[str]

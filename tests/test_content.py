@@ -726,3 +726,9 @@ def test_what_a_forwarded_run_quotes_is_content(name: str) -> None:
     assert on.data == data
     assert event.data == data
     assert ContentPolicy().apply(DomainEvent(name="mine", data={"result": "won"})).data == {"result": "won"}
+
+
+def test_what_a_forwarded_run_quotes_is_content_however_often_it_comes() -> None:
+    policy = ContentPolicy()
+    events = [DomainEvent(name="llm_tool_call", data={"tool": "t", "args": PROMPT}, **RUN) for _ in range(3)]
+    assert [policy.apply(event).data for event in events] == [{"tool": "t"}] * 3

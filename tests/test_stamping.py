@@ -254,9 +254,9 @@ def test_a_producers_sub_runs_know_their_tree_from_the_parents_id(seen: Captured
 
 
 def test_a_producer_may_name_any_run_above_as_its_parent(seen: Captured) -> None:
-    with agentbus.agent("top", invocation_id="r"), agentbus.agent("middle"), agentbus.tool("t"):
-        seen.bus.emit(AgentStart(invocation_id="turn", parent_invocation_id="r", agent="theirs"))
-    assert lineage(seen.events[3])[:4] == ("r", "r", "turn", None)
+    with agentbus.agent("top", invocation_id="r"), agentbus.agent("middle", invocation_id="m"), agentbus.agent("low"):
+        seen.bus.emit(AgentStart(invocation_id="turn", parent_invocation_id="m", agent="theirs"))
+    assert lineage(seen.events[3])[:4] == ("r", "m", "turn", None)
 
 
 def test_a_producers_run_under_an_unknown_parent_is_of_that_ones_tree(seen: Captured) -> None:
@@ -300,6 +300,22 @@ def test_the_sampler_is_asked_once_for_a_producers_tree() -> None:
         stamp(event)
         assert event.trace == f"trace of turn {number % 2}"
     assert asked == ["turn 0", "turn 1"]
+
+
+def test_a_sampler_that_emits_itself_does_not_split_a_run() -> None:
+    asked: list[int] = []
+
+    def decide(event: Event, root_id: str) -> tuple[str | None, str | None]:
+        asked.append(len(asked))
+        if len(asked) == 1:
+            stamp(told[-1])
+        return f"trace {len(asked)}", None
+
+    stamp = Stamp(decide)
+    told = [TurnComplete(invocation_id="turn") for _ in range(3)]
+    for event in told:
+        stamp(event)
+    assert len({event.trace for event in told}) == 1
 
 
 def test_the_memory_of_producers_runs_is_bounded_and_keeps_what_is_in_use() -> None:

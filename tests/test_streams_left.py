@@ -77,6 +77,37 @@ def test_left_early_and_forgotten_as_the_last_thing_of_the_program(watched: Watc
     watched.check("cancelled")
 
 
+def test_forgotten_as_the_last_thing_with_a_cleanup_that_really_waits(watched: Watched) -> None:
+    """Nobody can wait for it any more; it is stopped where it waits, in its context."""
+
+    async def main() -> None:
+        with watched.consumer():
+            async for _ in watched.async_numbers(pause=lambda: asyncio.sleep(0.001)):
+                break
+
+    asyncio.run(main())
+    watched.check("cancelled")
+
+
+@pytest.mark.parametrize("needs_a_loop", [True, False])
+def test_forgotten_without_a_loop_with_a_cleanup_that_really_waits(watched: Watched, needs_a_loop: bool) -> None:
+    kept: list[Any] = []
+    never: list[asyncio.Future[None]] = []
+
+    async def main() -> None:
+        with watched.consumer():
+            kept.append(watched.async_numbers(pause=lambda: never[0] if never else asyncio.sleep(0.001)))
+            await anext(kept[0])
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(main())
+    if not needs_a_loop:
+        never.append(loop.create_future())
+    loop.close()
+    kept.clear()
+    watched.check("cancelled")
+
+
 def test_left_early_and_forgotten_in_a_circle(watched: Watched, pause: Any) -> None:
     if watched.held:
         pytest.skip("the collector takes what is in a circle apart itself, the user's span before the generator")

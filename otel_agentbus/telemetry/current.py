@@ -181,7 +181,7 @@ def span_context(origin: Origin, span_id: int, tracestate: str | None, *, remote
 
 def living(context: Context) -> Context:
     """The context as it was before the blocks that have ended, where they ended elsewhere or in another order."""
-    while isinstance(span := context.get(SPAN_KEY), BlockSpan) and span.block.ended:
+    while type(span := context.get(SPAN_KEY)) is BlockSpan and span.block.ended:
         context = span.block.base
     return context
 
@@ -221,7 +221,11 @@ class CallerTracing:
         if origin is None:
             return None if self.instead is None else self.instead.open(block, start)
         span = BlockSpan(block, self._ids, origin)
-        previous = block.base = living(get_current())
+        previous = get_current()
+        above = previous.get(SPAN_KEY)
+        if type(above) is BlockSpan and above.block.ended:
+            previous = living(previous)
+        block.base = previous
         entered = span.entered = Context({**previous, SPAN_KEY: span})  # set_span_in_context, at two thirds of its cost
         attach(entered)
         return span
@@ -231,7 +235,10 @@ class CallerTracing:
         span = block.span
         if not isinstance(span, BlockSpan):
             return
-        here, before = get_current(), living(block.base)
+        here, before = get_current(), block.base
+        above = before.get(SPAN_KEY)
+        if type(above) is BlockSpan and above.block.ended:
+            before = living(before)
         if here is span.entered:
             attach(before)
         elif here.get(SPAN_KEY) is span:

@@ -25,6 +25,7 @@ from otel_agentbus.events import (
     UnknownEvent,
 )
 
+from .names import FORWARDED
 from .user_data import is_clean
 
 E = TypeVar("E", bound=Event)
@@ -226,7 +227,13 @@ def _always(event: Event, names: Seen, runs: Seen) -> bool:
 
 
 def _domain(event: DomainEvent, names: Seen, runs: Seen) -> bool:
-    return event.name in names and type(event.data) is dict and is_clean(event.data) and _is_known(event, runs)
+    return (
+        event.name in names
+        and event.name not in FORWARDED  # they quote content
+        and type(event.data) is dict
+        and is_clean(event.data)
+        and _is_known(event, runs)
+    )
 
 
 def _cache(event: CacheHit | CacheMiss, names: Seen, runs: Seen) -> bool:

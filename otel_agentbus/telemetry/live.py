@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from typing import Any
-from weakref import WeakSet
 
 from opentelemetry.context import Context, attach, get_current
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, get_current_span, set_span_in_context
@@ -33,7 +32,8 @@ class LiveTracing(CallerTracing):
         ids: Ids,
         conventions: Conventions,
         policy: ContentPolicy,
-        before: CallerTracing | None = None,
+        source: str,
+        before: CallerTracing | None,
     ) -> None:
         super().__init__(lambda: tracer, ids, begin_with(conventions))
         if before is not None:
@@ -41,8 +41,7 @@ class LiveTracing(CallerTracing):
         self._live = tracer
         self._conventions = conventions
         self._policy = policy
-        #: The blocks that this process is to end: the child of a fork makes a tracing of its own.
-        self._open: WeakSet[Block] = WeakSet()
+        self._source = source
 
     def decide(self, start: Event, root_id: str) -> tuple[str | None, str | None]:
         """Nothing: the provider's sampler is asked when the span starts."""
@@ -57,7 +56,6 @@ class LiveTracing(CallerTracing):
             _log.warning("A block's span could not be started", exc_info=True)
             return None
         attach(set_span_in_context(span, base))
-        self._open.add(block)
         return span
 
     def _start(self, block: Block, start: Event, base: Context) -> Span:
@@ -81,9 +79,8 @@ class LiveTracing(CallerTracing):
         if not isinstance(span, Span):
             return
         _leave(block, span)
-        if block not in self._open:
-            return
-        self._open.discard(block)
+        if getattr(block, "_source", None) != self._source:
+            return  # this is a fork's child: the parent will end it
         try:
             self._finish(span, end)
         except Exception:  # noqa: BLE001 - the provider is foreign code on the agent's path
