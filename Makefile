@@ -6,7 +6,7 @@ RUN    := $(VENV)/bin
 PIP    := $(RUN)/python -m pip --disable-pip-version-check --quiet
 LOCKS  := requirements/build.txt requirements/run.txt requirements/dev.txt
 
-.PHONY: help demo test integration backends lint types imports check bench soak lock test-lowest clean
+.PHONY: help demo test integration backends lint types imports check bench lock lock-lowest test-lowest clean
 
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 16
@@ -57,6 +57,10 @@ lock: ## renew the locks (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 		pyproject.toml --group dev --constraint requirements/run.txt --constraint requirements/build.txt \
 		--output-file requirements/dev.txt $(UPGRADE)
+
+lock-lowest: ## renew the lock of the lowest versions (needs uv)
+	uv pip compile --quiet --python-version 3.11 --resolution lowest-direct --generate-hashes --no-emit-index-url --no-header \
+		pyproject.toml --group test --output-file requirements/lowest.txt
 
 .venv-lowest/stamp: pyproject.toml requirements/lowest.txt
 	@test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest

@@ -24,9 +24,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, and say whether all is well."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("only", nargs="*", help=f"what to measure: {', '.join(BENCHES)} (all)")
-    parser.add_argument("--slack", type=float, default=1.5, help="how many times its target a ratio may be (%(default)s)")
-    parser.add_argument("--rounds", type=int, default=Effort().rounds, help="how often the cases take turns (%(default)s)")
-    parser.add_argument("--share", type=float, default=1.0, help="the share of the calls in each round (%(default)s)")
+    full = Effort()
+    for option, default, text in (
+        ("--slack", 1.5, "how many times its target a ratio may be"),
+        ("--rounds", full.rounds, "how often the cases take turns"),
+        ("--share", full.share, "the share of the calls in each round"),
+    ):
+        parser.add_argument(option, type=type(default), default=default, help=f"{text} (%(default)s)")
     given = parser.parse_args(arguments)
     unknown = [name for name in given.only if name not in BENCHES]
     if unknown:

@@ -29,8 +29,12 @@ def program(runs: int) -> None:
             for turn in range(4):
                 with run.llm(messages_count=2 * turn + 1, parameters={"temperature": 0.2, "max_tokens": 500}) as call:
                     call.record(
-                        response_model="gpt-5-mini-2026", response_id=f"r{number}-{turn}", finish_reasons=["stop"],
-                        input_tokens=120, output_tokens=40, cache_read_input_tokens=20,
+                        response_model="gpt-5-mini-2026",
+                        response_id=f"r{number}-{turn}",
+                        finish_reasons=["stop"],
+                        input_tokens=120,
+                        output_tokens=40,
+                        cache_read_input_tokens=20,
                     )
                 with run.tool("search", tool_call_id=f"c{number}-{turn}"):
                     pass
@@ -117,7 +121,7 @@ class Ours:
     def encoded(self) -> bytes:
         """To the bytes of an export request."""
         self.spans()
-        return encode_spans(self.collected.ended).SerializeToString()
+        return bytes(encode_spans(self.collected.ended).SerializeToString())
 
 
 class Plain:
@@ -143,16 +147,17 @@ class Plain:
             if span is None:
                 parent = None if told.parent is None else open_spans[told.parent]
                 context = Context() if parent is None else set_span_in_context(parent, Context())
-                open_spans[span_id] = start_span(told.name, context, told.kind, told.at_start, start_time=told.started_ns)
-                continue
-            for key, value in told.at_end.items():
-                span.set_attribute(key, value)
-            span.end(told.ended_ns)
+                span = start_span(told.name, context, told.kind, told.at_start, start_time=told.started_ns)
+                open_spans[span_id] = span
+            else:
+                for key, value in told.at_end.items():
+                    span.set_attribute(key, value)
+                span.end(told.ended_ns)
 
     def encoded(self) -> bytes:
         """To the bytes of an export request."""
         self.spans()
-        return encode_spans(self.collected.ended).SerializeToString()
+        return bytes(encode_spans(self.collected.ended).SerializeToString())
 
 
 def bridge_to(processor: SpanProcessor) -> SpanBridge:

@@ -55,7 +55,8 @@ def queued_spans(count: int) -> int:
     def spans() -> list[Any]:
         kept = []
         for number in range(count):
-            span: Any = tracer.start_span("chat gpt-5-mini", attributes={f"gen_ai.at.start.{n}": "text" for n in range(7)})
+            start = {f"gen_ai.at.start.{n}": "text" for n in range(7)}
+            span: Any = tracer.start_span("chat gpt-5-mini", attributes=start)
             span.set_attributes({"gen_ai.response.id": f"r{number}", "gen_ai.usage.input_tokens": number, "more": True})
             span.end()
             kept.append(span._readable_span())

@@ -114,6 +114,8 @@ def measured(bench: Bench, effort: Effort, slack: float) -> list[Row]:
 
 
 HEAD = ("case", "measured", "against", "baseline", "ratio", "target", "")
+#: The columns that are no numbers.
+WORDS = (0, 2, 6)
 
 
 def lines(rows: Sequence[Row], slack: float) -> Iterator[str]:
@@ -121,8 +123,8 @@ def lines(rows: Sequence[Row], slack: float) -> Iterator[str]:
     cells = [HEAD, *(_cells(row, slack) for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(HEAD))]
     for position, row in enumerate(cells):
-        texts = (text.ljust(width) if column in (0, 2, 6) else text.rjust(width)
-                 for column, (text, width) in enumerate(zip(row, widths, strict=True)))
+        sized = enumerate(zip(row, widths, strict=True))
+        texts = (text.ljust(width) if column in WORDS else text.rjust(width) for column, (text, width) in sized)
         yield "  ".join(texts).rstrip()
         if position == 0:
             yield "  ".join("-" * width for width in widths).rstrip()
@@ -136,6 +138,6 @@ def _cells(row: Row, slack: float) -> tuple[str, ...]:
         row.against,
         f"{row.baseline:,.0f} {row.unit}",
         f"{row.ratio:.3f}" if row.ratio < 10 else f"{row.ratio:.1f}",
-        "" if row.target is None else f"{row.target:g}",
+        "" if row.target is None else f"{row.target:.3g}",
         verdict if row.binding or not verdict else f"({verdict})",
     )

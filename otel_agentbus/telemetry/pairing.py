@@ -105,6 +105,8 @@ class Source:
     def _lineage(self, event: Event, given: str | None = None) -> Lineage:
         run_id, root = event.invocation_id, event.root_invocation_id
         parent = event.parent_invocation_id or ""
+        if run_id is None and isinstance(event, (AgentStart, AgentEnd)):
+            run_id = root  # a run that names its root only is the root
         if run_id is None and root is None:
             if self._anonymous is not None:
                 return Lineage(self._anonymous, self._anonymous)
