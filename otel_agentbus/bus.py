@@ -28,7 +28,7 @@ from .telemetry.live import LiveTracing
 from .telemetry.metrics import MetricsBridge
 from .telemetry.outlet import Outlet
 from .telemetry.providers import Pipeline, build
-from .telemetry.pump import Pump
+from .telemetry.pump import LONGEST_S, Pump
 from .telemetry.spans import SpanBridge
 from .telemetry.tracer import can_prepare, our_tracer
 from .telemetry.writer import begin_with
@@ -234,7 +234,7 @@ class Bus:
 
     def _drain(self, now: float, timeout: float, then: Callable[[], object]) -> bool:
         """Have handlers and bridges take what was emitted; those that hang leave the others a share of the time."""
-        handled = self.router.drain(timeout / 4)
+        handled = self.router.drain(min(timeout / 4, LONGEST_S))
         return self._pump.drain(now + timeout * 3 / 4, then) and handled
 
     def close(self, timeout: float | None = None) -> bool:

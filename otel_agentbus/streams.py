@@ -123,11 +123,15 @@ class SyncStream(Iterator[T]):
         self._life.chunk()
         return value
 
+    def __getattr__(self, name: str) -> Any:
+        """What else the source offers (a client's stream has its response, say)."""
+        return getattr(self.__dict__["_source"], name)
+
     def close(self) -> None:
         """Leave the stream early: the source is closed, the outcome is cancelled."""
         close = getattr(self._source, "close", None)
         try:
-            if close is not None:
+            if close is not None and not is_coroutine_function(close):
                 self._context.run(close)
         except BaseException as error:
             if not _is_refused(error, getattr(self._source, "gi_running", False)):
@@ -197,7 +201,7 @@ class AsyncStream(AsyncIterator[T]):
         self._life.chunk()
         return value
 
-    def _begin(self, method: Callable[..., Awaitable[T]], *args: Any) -> Any:
+    def _begin(self, method: Callable[..., Awaitable[Any]], *args: Any) -> Any:
         """Start one step. The first one would register the *source* with the event loop's hooks, which close it from
         a task of their own, outside its context: they are hidden from it, this stream takes its place, and what is
         dropped is closed in its context.
@@ -217,9 +221,13 @@ class AsyncStream(AsyncIterator[T]):
             sys.set_asyncgen_hooks(*hooks)
         return step.__await__()
 
+    def __getattr__(self, name: str) -> Any:
+        """What else the source offers (a client's stream has its response, say)."""
+        return getattr(self.__dict__["_source"], name)
+
     async def aclose(self) -> None:
         """Leave the stream early: the source is closed in its own context, the outcome is cancelled."""
-        close = getattr(self._source, "aclose", None)
+        close = _async_close_of(self._source)
         try:
             if close is not None:
                 await _Steps(self._context, self._begin(close))
@@ -241,11 +249,30 @@ class AsyncStream(AsyncIterator[T]):
     def __del__(self) -> None:
         if self._life.over or sys.is_finalizing():
             return
-        close = getattr(self._source, "aclose", None)
+        close = _async_close_of(self._source)
         if close is None or not self._begun:
             self._end(GeneratorExit())
         else:
             _drop(close, self._context, self._life, self._loop)
+
+
+def _async_close_of(source: object) -> Callable[[], Awaitable[None]] | None:
+    """How a source is closed: generators have `aclose`, clients' streams an async `close`."""
+    close: Callable[[], Awaitable[None]] | None = getattr(source, "aclose", None)
+    if close is None:
+        close = getattr(source, "close", None)
+        return close if close is not None and is_coroutine_function(close) else None
+    return close
+
+
+class EitherStream(AsyncStream[T], SyncStream[T]):  # type: ignore[misc]  # both have a __del__, this one chooses
+    """A stream that can be read either way, as some clients have them."""
+
+    def __del__(self) -> None:
+        if self._begun:
+            AsyncStream.__del__(self)
+        else:
+            SyncStream.__del__(self)
 
 
 def _drop(
@@ -278,7 +305,7 @@ class _Closing:
 
     def begin(self, loop: asyncio.AbstractEventLoop) -> None:
         """Close in a task of the loop."""
-        loop.create_task(self._in_task())
+        loop.create_task(self._in_task()).add_done_callback(lambda _: self._after())
 
     async def _in_task(self) -> None:
         self._begun = True
@@ -286,6 +313,10 @@ class _Closing:
             await _Steps(self._context, self._context.run(self._close).__await__())
         finally:
             self._context.run(self._life.end, GeneratorExit())
+
+    def _after(self) -> None:
+        if not self._begun:  # the task was cancelled before it began, or the loop was closed
+            self.at_once()
 
     def at_once(self) -> None:
         """Close until the end or the first real wait; no loop is left to wait with."""
@@ -302,14 +333,15 @@ class _Closing:
             self._context.run(self._life.end, GeneratorExit())
 
     def __del__(self) -> None:
-        if not self._begun and not sys.is_finalizing():  # the loop was closed, or its task cancelled, before it began
-            self.at_once()
+        if not sys.is_finalizing():
+            self._after()
 
 
 def stepped(source: Any, context: Context, first: Callable[[], None] | None = None, ended: Ended | None = None) -> Any:
     """The stream of a generator, or of anything else that can be iterated, sync or async."""
     if hasattr(source, "__anext__"):
-        return AsyncStream(source, context, first, ended)
+        kind = EitherStream if hasattr(source, "__next__") else AsyncStream
+        return kind(source, context, first, ended)
     if hasattr(source, "__aiter__") and not hasattr(source, "__iter__"):
         return AsyncStream(context.run(source.__aiter__), context, first, ended)
     return SyncStream(source if hasattr(source, "__next__") else context.run(iter, source), context, first, ended)

@@ -8,7 +8,7 @@ import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from opentelemetry import trace
@@ -112,6 +112,7 @@ class Interleaving(RuleBasedStateMachine):
         assert spans_parents(self.seen) == expected
 
 
+Interleaving.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
 TestInterleaving = Interleaving.TestCase
 
 
@@ -208,6 +209,7 @@ def only_blocks(steps: Any) -> Any:
     ]
 
 
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(program)
 def test_any_program_of_tasks_threads_and_streams_gives_its_own_tree(steps: Any) -> None:
     async def main() -> None:

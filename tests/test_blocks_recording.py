@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import otel_agentbus as agentbus
@@ -293,6 +293,7 @@ json_like = st.recursive(
 )
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(sorted(ENDS)), st.dictionaries(st.text(min_size=1), json_like, max_size=5), json_like)
 def test_whatever_is_recorded_there_is_one_start_and_one_end(kind: str, recorded: dict[str, Any], name: Any) -> None:
     with capture(validate_events=False) as seen:

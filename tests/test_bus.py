@@ -28,6 +28,7 @@ from otel_agentbus.events import (
     ToolCall,
     ToolCallStart,
 )
+from otel_agentbus.telemetry.current import NOTES, BlockSpan
 from otel_agentbus.testing import wait_until
 
 from .bridging import connected
@@ -164,6 +165,23 @@ def test_what_the_program_has_yet_to_read_is_not_read(capture: str) -> None:
     assert {name: list(left) for name, left in lazy.items()} == {name: ["one", "two"] for name in lazy}
 
 
+def test_what_user_code_says_of_a_span_is_bounded() -> None:
+    with connected() as seen:
+        with agent("a"):
+            current = trace.get_current_span()
+            for number in range(20_000):
+                current.add_event("again", {"number": number})
+                current.set_attribute(f"key{number}", number)
+            current.add_link(None)  # type: ignore[arg-type]  # a program's mistake
+            current.set_status("ERROR")  # type: ignore[arg-type]  # a program's mistake
+            current.set_attributes(None)  # type: ignore[arg-type]  # a program's mistake
+            assert isinstance(current, BlockSpan)
+            assert len(current._attributes or {}) == len((current._data or {})["events"]) == NOTES
+        (span,) = seen.spans
+    assert span.events[-1].attributes == {"number": 999}
+    assert len(span.attributes or {}) < 128
+
+
 def test_ids_that_are_no_text_never_raise() -> None:
     with connected() as seen:
         for odd in oddities():
@@ -288,6 +306,17 @@ def test_a_flush_without_endpoints_is_done_at_once() -> None:
     with connect() as bus:
         work()
         assert bus.flush(0.001) or bus.flush()
+
+
+@pytest.mark.parametrize("timeout", [0, -1, 1e-9, 1e12, float("inf")])
+def test_any_timeout_is_a_timeout(monkeypatch: pytest.MonkeyPatch, timeout: float) -> None:
+    with HttpReceiver() as receiver:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
+        bus = connect()
+        bus.subscribe(lambda event: None, deliver="thread")
+        work()
+        assert bus.flush(timeout) or timeout < 1
+        assert bus.close(timeout) or timeout < 1
 
 
 def test_a_flush_of_a_closed_bus_says_what_is_so() -> None:
@@ -448,7 +477,15 @@ def test_health_adds_up(monkeypatch: pytest.MonkeyPatch) -> None:
         "skipped": 0,
         "unknown": 0,
     }
-    assert health["spans"] == {"open": 1, "interrupted": 0, "failed": 0, "exported": 800, "lost": 0, "waiting": 0}
+    assert health["spans"] == {
+        "open": 1,
+        "interrupted": 0,
+        "failed": 0,
+        "ended": 800,
+        "exported": 800,
+        "lost": 0,
+        "waiting": 0,
+    }
     assert health["handlers"]["failures"] == 0
 
 
@@ -477,7 +514,8 @@ def test_a_burst_is_exported_or_counted(monkeypatch: pytest.MonkeyPatch) -> None
             bus.flush(LONG)
             spans = bus.health()["spans"]
     assert len(names_at(receiver)) == spans["exported"]
-    assert spans == {"open": 0, "interrupted": 0, "failed": 0, "exported": 10_000, "lost": 0, "waiting": 0}
+    assert spans["open"] == spans["failed"] == spans["lost"] == spans["waiting"] == 0
+    assert spans["exported"] == spans["ended"] == 10_000
 
 
 def test_a_burst_before_an_endpoint_that_hangs_stays_in_the_ring(monkeypatch: pytest.MonkeyPatch) -> None:

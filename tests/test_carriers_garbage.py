@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from urllib.parse import quote
 
 import pytest
-from hypothesis import example, given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import otel_agentbus as agentbus
@@ -226,6 +226,7 @@ def test_what_is_no_carrier_carries_nothing(carrier: Any) -> None:
     inject(carrier)
 
 
+whatever = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3) | st.tuples(inner, inner),
@@ -250,6 +251,7 @@ carriers = st.dictionaries(
 )
 
 
+@whatever
 @given(carriers | anything, st.sampled_from(["parent", "link"]), st.booleans())
 def test_no_garbage_ever_raises_and_a_block_inside_always_has_a_lineage(
     carrier: Any, policy: Any, trusted: bool
@@ -274,6 +276,7 @@ def test_no_garbage_ever_raises_and_a_block_inside_always_has_a_lineage(
 names = st.text(st.characters(), min_size=1, max_size=20)
 
 
+@whatever
 @example("\ud800;", "\udfff%", "a\udc00/", 1, "\ud83d", ["a/b", "%2F", "\ud800"])
 @given(names, names, st.none() | names, st.integers(1, 99), st.none() | names, st.lists(names, min_size=1, max_size=4))
 def test_whatever_a_run_is_called_it_comes_through_whole(

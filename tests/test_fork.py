@@ -546,6 +546,33 @@ wait_for(pid)
         run(code, receiver)
 
 
+def test_a_child_whose_exporters_cannot_be_made_goes_on_without(tmp_path: Path) -> None:
+    code = """
+import json, pathlib
+bus = agentbus.connect()
+pathlib.Path(os.environ["OTEL_EXPORTER_OTLP_CERTIFICATE"]).unlink()
+reader, writer = os.pipe()
+pid = os.fork()
+if pid == 0:
+    heard = []
+    bus.subscribe(lambda event: heard.append(event.kind))
+    work("child")
+    bus.flush()
+    os.write(writer, json.dumps([heard, bus.health()["traces"]]).encode())
+    sys.exit(0)
+wait_for(pid)
+print(os.read(reader, 10000).decode())
+"""
+    certificate = tmp_path / "certificate.pem"
+    certificate.write_text("a certificate")
+    with GrpcReceiver() as receiver:
+        secure = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"https://{receiver.address}", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
+        done = run(code, receiver, **secure, OTEL_EXPORTER_OTLP_CERTIFICATE=str(certificate))
+    heard, traces = json.loads(done.stdout)
+    assert heard == ["agent.start", "llm.request", "llm.response", "agent.end"]
+    assert traces.startswith("not exported: ")
+
+
 def test_a_fork_in_an_event_loop_leaves_the_childs_lineage_whole() -> None:
     code = """
 import asyncio

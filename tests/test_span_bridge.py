@@ -11,6 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanLimits, SpanProcessor, TracerProvider
@@ -24,12 +26,15 @@ from otel_agentbus.events import (
     AgentStart,
     CacheHit,
     ChannelMessage,
+    DeploymentFailed,
+    DeploymentStarted,
     DomainEvent,
     Error,
     Event,
     HeartbeatTick,
     LlmRequest,
     LlmResponse,
+    RecoveryCompleted,
     ToolCall,
     ToolCallStart,
     TurnComplete,
@@ -296,6 +301,73 @@ def test_every_kind_of_moment_stands_on_the_span_that_it_names() -> None:
     assert [event.timestamp for event in tool_span.events] == [at(2), at(3), at(4), at(5), at(6)]
     assert agent_span.events == ()
     assert tool_span.status.status_code is StatusCode.UNSET  # an error event of a component is not the call's failure
+
+
+RUN_IDS = st.sampled_from([None, "a", "b", "c"])
+CALL_IDS = st.sampled_from([None, "1", "2"])
+LINEAGE: dict[str, st.SearchStrategy[Any]] = {
+    "invocation_id": RUN_IDS,
+    "parent_invocation_id": RUN_IDS,
+    "root_invocation_id": st.sampled_from([None, "a"]),
+    "parent_call_id": st.sampled_from([None, None, "1", "llm:1", "llm:2"]),
+    "attempt": st.sampled_from([1, 1, 2]),
+}
+OUTCOMES = st.sampled_from([None, "ok", "error", "cancelled", "interrupted"])
+SAID: list[tuple[type[Event], dict[str, Any]]] = [
+    (AgentStart, {}),
+    (AgentEnd, {"duration": st.sampled_from([None, 1.0]), "outcome": OUTCOMES}),
+    (LlmRequest, {"messages_count": st.just(1), "call_id": CALL_IDS}),
+    (LlmResponse, {"duration": st.just(0.5), "success": st.booleans(), "call_id": CALL_IDS, "outcome": OUTCOMES}),
+    (ToolCallStart, {"tool": st.sampled_from("tu"), "tool_call_id": CALL_IDS}),
+    (
+        ToolCall,
+        {"tool": st.sampled_from("tu"), "tool_call_id": CALL_IDS, "duration": st.just(0.5), "success": st.booleans()},
+    ),
+    (TurnComplete, {}),
+    (Error, {"component": st.just("c"), "message": st.just("m")}),
+    (DomainEvent, {"name": st.just("n")}),
+    (HeartbeatTick, {}),
+    (DeploymentStarted, {"deploy_id": st.sampled_from("xy")}),
+    (DeploymentFailed, {"deploy_id": st.sampled_from("xy"), "reason": st.just("r")}),
+    (RecoveryCompleted, {"deploy_id": st.sampled_from("xy")}),
+]
+
+
+@st.composite
+def nonsense(draw: st.DrawFn) -> list[Event]:
+    """Whatever one source might tell, in whatever order, of a few runs and calls."""
+    emit = Emitter()
+    seconds = 0.0
+    for _ in range(draw(st.integers(0, 40))):
+        cls, own = draw(st.sampled_from(SAID))
+        model = MODEL if cls in (LlmRequest, LlmResponse) else {}
+        seconds += draw(st.sampled_from([0.1, 0.1, 1.0, 5.0]))
+        emit(cls, seconds, **model, **{name: draw(values) for name, values in {**LINEAGE, **own}.items()})
+    return emit.events
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(nonsense(), st.sampled_from([3, 1000]))
+def test_whatever_is_told_nothing_fails_nothing_stays_open_and_no_id_comes_twice(
+    events: list[Event], bound: int
+) -> None:
+    seen = bridged(max_open_spans=bound).feed(events)
+    assert seen.bridge.open_spans <= bound
+    sources = list(seen.bridge._sources.values())
+    spans = seen.closed()
+    assert (seen.bridge.health()["failed"], seen.bridge.health()["open"]) == (0, 0)
+    assert len({span.context.span_id for span in spans if span.context}) == len(spans)
+    assert [len(source._table.active) for source in sources] == [0] * len(sources)
+    for span in spans:
+        assert (span.status.status_code is StatusCode.ERROR) == ("error.type" in (span.attributes or {}))
+        assert (span.end_time or 0) >= (span.start_time or 0)
+
+
+def test_a_run_that_names_its_root_only_is_the_root() -> None:
+    emit = Emitter()
+    emit(AgentStart, 0, **RUN)
+    emit(AgentEnd, 1, root_invocation_id="r", duration=1.0)
+    assert bridged().feed(emit.events).rows() == [("invoke_agent a", None, 0, 1, "ok")]
 
 
 # Foreign span processors

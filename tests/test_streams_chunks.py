@@ -266,3 +266,82 @@ async def test_thousands_of_chunks_pass_and_no_task_is_made(seen: Captured) -> N
     assert sum(agentbus.agent("b").stream(iter(range(5000)))) == sum(range(5000))
     assert tasks == {asyncio.current_task()}
     assert asyncio.all_tasks() == before
+
+
+class ClientStream:
+    """A stream as model clients have them: an async `close`, and more to offer than chunks."""
+
+    response = "the response"
+
+    def __init__(self) -> None:
+        self.closed = False
+
+    def __aiter__(self) -> ClientStream:
+        return self
+
+    async def __anext__(self) -> int:
+        return 1
+
+    async def close(self) -> None:
+        with agentbus.tool("closing"):
+            self.closed = True
+
+
+async def test_a_clients_stream_is_closed_as_it_closes_itself_and_offers_what_it_offers(seen: Captured) -> None:
+    sources = [ClientStream(), ClientStream()]
+    async with agentbus.llm("closed").stream(sources[0]) as stream:
+        assert await anext(stream) == 1
+        assert stream.response == "the response"
+        with pytest.raises(AttributeError, match="nothing"):
+            _ = stream.nothing
+    async for _ in agentbus.llm("forgotten").stream(sources[1]):
+        break
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert [source.closed for source in sources] == [True, True]
+    assert outcomes(seen)["closed"] == outcomes(seen)["forgotten"] == "cancelled"
+    assert agentbus.stream(iter([1])).__length_hint__() == 1
+
+
+class EitherWay(ClientStream):
+    """Some clients' streams are read by `for` or by `async for`."""
+
+    def __init__(self, count: int = 2) -> None:
+        super().__init__()
+        self.count = count
+
+    def __iter__(self) -> EitherWay:
+        return self
+
+    def __next__(self) -> int:
+        if not self.count:
+            raise StopIteration
+        self.count -= 1
+        return self.count
+
+    async def __anext__(self) -> int:
+        try:
+            return next(self)
+        except StopIteration:
+            raise StopAsyncIteration from None
+
+
+async def test_a_stream_that_can_be_read_either_way_still_can(seen: Captured) -> None:
+    assert list(agentbus.llm("sync").stream(EitherWay())) == [1, 0]
+    assert [n async for n in agentbus.llm("async").stream(EitherWay())] == [1, 0]
+    for _ in agentbus.llm("sync left").stream(EitherWay()):
+        break
+    left = EitherWay()
+    async for _ in agentbus.llm("async left").stream(left):
+        break
+    agentbus.llm("unread").stream(EitherWay())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert left.closed
+    assert {name: outcome for name, outcome in outcomes(seen).items() if name != "closing"} == {
+        "sync": "ok",
+        "async": "ok",
+        "sync left": "cancelled",
+        "async left": "cancelled",
+        "unread": "cancelled",
+    }

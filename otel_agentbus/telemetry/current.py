@@ -47,6 +47,9 @@ _W3C = TraceContextTextMapPropagator()
 SPAN_DATA = "agentbus.span"
 
 
+#: How many attributes, events and links user code may put on one block's span: somewhat more than a span may have.
+NOTES = 1100
+
 #: What samplers may see of the attributes that a program gives.
 _PLAIN = frozenset({str, int, float, bool})
 
@@ -103,20 +106,21 @@ class BlockSpan(Span):
         if self.is_recording() and isinstance(key, str):
             if self._attributes is None:
                 self._attributes = {}
-            self._attributes[key] = _plain(value)
+            if len(self._attributes) < NOTES or key in self._attributes:
+                self._attributes[key] = _plain(value)
 
     def set_attributes(self, attributes: Mapping[str, AttributeValue]) -> None:
-        for key, value in attributes.items():
+        for key, value in _plain_all(attributes).items():
             self.set_attribute(key, value)
 
     def add_event(self, name: str, attributes: Attributes = None, timestamp: int | None = None) -> None:
         if self.is_recording():
-            self._said().setdefault("events", []).append([name, timestamp or time.time_ns(), _plain_all(attributes)])
+            self._note("events", [name, timestamp or time.time_ns(), _plain_all(attributes)])
 
     def add_link(self, context: SpanContext, attributes: Attributes = None) -> None:
-        if self.is_recording() and context.is_valid:
+        if self.is_recording() and isinstance(context, SpanContext) and context.is_valid:
             origin = Origin(context.trace_id, context.span_id, int(context.trace_flags), remote=context.is_remote)
-            self._said().setdefault("links", []).append([str(origin), _plain_all(attributes)])
+            self._note("links", [str(origin), _plain_all(attributes)])
 
     def update_name(self, name: str) -> None:
         if self.is_recording():
@@ -129,7 +133,7 @@ class BlockSpan(Span):
             else:
                 code = status
             data = self._said()
-            if code is not StatusCode.UNSET and data.get("status", [""])[0] != StatusCode.OK.name:
+            if code in (StatusCode.OK, StatusCode.ERROR) and data.get("status", [""])[0] != StatusCode.OK.name:
                 data["status"] = [code.name, description]
 
     def record_exception(
@@ -148,6 +152,11 @@ class BlockSpan(Span):
         except Exception:  # noqa: BLE001 - a broken __str__ of the program's must not become our exception
             pass
         self.add_event("exception", {**said, **_plain_all(attributes)}, timestamp)
+
+    def _note(self, kind: str, entry: list[Any]) -> None:
+        entries = self._said().setdefault(kind, [])
+        if len(entries) < NOTES:
+            entries.append(entry)
 
     def _said(self) -> dict[str, Any]:
         if self._data is None:

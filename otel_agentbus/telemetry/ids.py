@@ -36,6 +36,9 @@ def _with_length(part: str) -> bytes:
     return len(raw).to_bytes(4, "big") + raw
 
 
+_FIRST = _with_length("1")
+
+
 class Ids:
     """The ids of one deployment: everybody who shares the key derives the same ones."""
 
@@ -55,7 +58,7 @@ class Ids:
     def _span_id(self, root: str, kind: SpanKindName, invocation_id: str, local_id: str = "", attempt: int = 1) -> int:
         """The span of a run or call: a function of what every participant knows."""
         hasher = self._begun(root, kind, invocation_id).copy()  # the calls of a run differ in their last parts only
-        hasher.update(_with_length(local_id) + _with_length(str(attempt)))
+        hasher.update(_with_length(local_id) + (_FIRST if attempt == 1 else _with_length(str(attempt))))
         found = int.from_bytes(hasher.digest(), "big")
         return found or digest(8, "span", root, kind, invocation_id, local_id, str(attempt), key=self._key)
 

@@ -34,7 +34,7 @@ class Ordering:
 
     def __init__(self) -> None:
         self._queues: OrderedDict[str, _Queue] = OrderedDict()
-        self._latest: str | None = None
+        self._latest: object = self  # no source yet
         self._latest_queue = _Queue()
         self.duplicates = 0
         self.skipped = 0
@@ -48,7 +48,7 @@ class Ordering:
     def in_turn(self, event: Event) -> bool:
         """Whether this event's turn is now: the next one of the source that was heard last. Most are; push others."""
         queue = self._latest_queue
-        if event.source != self._latest or event.seq != queue.next_seq or queue.held or event.source is None:
+        if event.source != self._latest or event.seq != queue.next_seq or queue.held:
             return False
         queue.next_seq += 1
         return True

@@ -17,7 +17,9 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
+from ..values import SIGNALS
 from .providers import Pipeline
+from .pump import remaining
 
 if TYPE_CHECKING:
     from .export import Delivery
@@ -67,7 +69,7 @@ class Outlet:
         exported = sum(delivery.delivered for delivery in self._deliveries())
         lost = sum(delivery.failed + delivery.rejected for delivery in self._deliveries())
         waiting = max(ended - self._count_gone(), 0) if self.pipeline.owns_traces else 0
-        return {"exported": exported, "lost": lost, "waiting": waiting}
+        return {"ended": ended, "exported": exported, "lost": lost, "waiting": waiting}
 
     @property
     def is_ours(self) -> bool:
@@ -83,7 +85,13 @@ class Outlet:
     def after_fork(self, build: Callable[[], Pipeline]) -> None:
         """In the child: exporters of its own, and a thread of its own."""
         self.pipeline.abandon()
-        self.pipeline = build()
+        try:
+            self.pipeline = build()
+        except Exception as error:  # noqa: BLE001 - a fork must not fail because a certificate file is gone
+            _log.warning("Nothing is exported by this forked process: %s", error)
+            self.pipeline = Pipeline(
+                self.pipeline.settings, description=dict.fromkeys(SIGNALS, f"not exported: {error}")
+            )
         self._jobs = SimpleQueue()
         self._thread = None
         self._gone, self._stuck_at = 0, -1
@@ -125,7 +133,7 @@ class Outlet:
                 done.set()
 
         self._jobs.put(work)
-        return done.wait(max(deadline - time.monotonic(), 0))
+        return done.wait(remaining(deadline))
 
     def _work(self) -> None:
         jobs = self._jobs
@@ -137,4 +145,4 @@ class Outlet:
 
 
 def _left(deadline: float) -> float:
-    return max(deadline - time.monotonic(), 0.01)
+    return max(remaining(deadline), 0.01)

@@ -22,6 +22,13 @@ _log = logging.getLogger("otel_agentbus.pump")
 SLICE_NS = 250_000
 PAUSE_S = 0.0005
 IDLE_S = 0.05
+#: The longest time that anything is waited for: "for ever" is more than a thread can be told.
+LONGEST_S = 86_400.0
+
+
+def remaining(deadline: float) -> float:
+    """The seconds until then: none where it is past."""
+    return min(max(deadline - time.monotonic(), 0), LONGEST_S)
 
 
 @dataclass(slots=True)
@@ -88,7 +95,7 @@ class Pump:
         else:
             self._drains.append(drain)
             self._wake.set()
-        return drain.done.wait(max(deadline - time.monotonic(), 0))
+        return drain.done.wait(remaining(deadline))
 
     def stop(self) -> None:
         """Let the thread end; it is a daemon, nobody waits for it."""
