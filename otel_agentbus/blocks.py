@@ -200,10 +200,8 @@ class Block(Frame):
         if frame is None and runtime is not None:
             frame = runtime.ambient()
         self._place(frame)
-        perf_counter_ns, time_ns = (
-            clock.perf_counter_ns,
-            clock.time_ns,
-        )  # 3.11 is slow to call what it takes for methods
+        # 3.11 is slow to call what it takes for a method
+        perf_counter_ns, time_ns = clock.perf_counter_ns, clock.time_ns
         self._began = perf_counter_ns()
         self.started_ns = time_ns()
         if runtime is None:

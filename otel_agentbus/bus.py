@@ -23,6 +23,7 @@ from .stamping import Stamp
 from .telemetry.content import ContentPolicy, Redact
 from .telemetry.conventions import Conventions
 from .telemetry.current import CallerTracing
+from .telemetry.feed import SpanFeed
 from .telemetry.ids import Ids
 from .telemetry.live import LiveTracing
 from .telemetry.metrics import MetricsBridge
@@ -84,7 +85,7 @@ class Bus:
         self._instrumented: adapters.Instrumented | None = None
         self._outlet = Outlet(pipeline)
         self._tracer: Tracer | None = None
-        self._spans: SpanBridge | None = None
+        self._spans: SpanFeed | None = None
         self._metrics: MetricsBridge | None = None
         self._conventions = Conventions(settings.conventions)
         self._ids = Ids(settings.id_key.get_secret_value())
@@ -100,7 +101,7 @@ class Bus:
         self._stamp = Stamp(caller.decide)
         #: The name of this bus in this process; a child of a fork has another.
         self.source = self._stamp.source
-        self._pump = Pump(settings.queue_size, (self._to_spans, self._to_metrics), self._idle)
+        self._pump = Pump(settings.queue_size, (self._to_metrics, self._to_spans), self._idle)
         self.router = _StampingRouter(self._stamp, self._is_valid if settings.validate_events else None, on_error)
         #: Stamp and hand out one event: time, lineage, source and number where unset. Never raises, never blocks.
         self.emit: Callable[[Event], None] = self.router.emit
@@ -160,7 +161,7 @@ class Bus:
         if self._spans is None and pipeline.tracer_provider is not None and not settings.sdk_disabled:
             tracer = our_tracer(pipeline.tracer_provider)
             if can_prepare(tracer):
-                self._spans = SpanBridge(
+                bridge = SpanBridge(
                     pipeline.tracer_provider,
                     conventions=settings.conventions,
                     capture=settings.capture_content,
@@ -168,6 +169,7 @@ class Bus:
                     grace=settings.grace,
                     max_open_spans=settings.max_open_spans,
                 )
+                self._spans = SpanFeed(bridge, self._outlet, settings.queue_size)
             else:
                 ours = (self._ids, self._conventions, self._policy, self.source)
                 self.tracing = LiveTracing(tracer, *ours, before=self.tracing)
@@ -193,7 +195,6 @@ class Bus:
         if self._tracer is None:
             self._resolve()
         if self._spans is not None:
-            self._outlet.wait_for_room(self._spans.ended)
             self._spans(event)
 
     def _to_metrics(self, event: Event) -> None:
@@ -202,17 +203,8 @@ class Bus:
         if self._metrics is not None:
             self._metrics(event)
 
-    def _flush_spans(self) -> None:
-        if self._spans is not None:
-            self._spans.flush()
-
-    def _close_spans(self) -> None:
-        if self._spans is not None:
-            self._spans.close()
-
-    def _idle(self) -> None:
-        if self._spans is not None and not self._pump.ring:
-            self._spans.tick()
+    def _idle(self) -> bool:
+        return self._spans is not None and self._spans.idle()
 
     # -- life ----------------------------------------------------------------------------------------------------------
 
@@ -229,13 +221,20 @@ class Bus:
         Nothing is judged incomplete: what is open stays open. An application's own provider flushes itself.
         """
         now = time.monotonic()
-        drained = self._drain(now, timeout, self._flush_spans)
+        drained = self._drain(now, timeout, SpanFeed.flush)
         return self._outlet.flush(now + timeout) and drained
 
-    def _drain(self, now: float, timeout: float, then: Callable[[], object]) -> bool:
+    def _drain(self, now: float, timeout: float, end: Callable[[SpanFeed, float], None]) -> bool:
         """Have handlers and bridges take what was emitted; those that hang leave the others a share of the time."""
+        deadline = now + timeout * 3 / 4
         handled = self.router.drain(min(timeout / 4, LONGEST_S))
-        return self._pump.drain(now + timeout * 3 / 4, then) and handled
+
+        def hand_over() -> None:
+            if self._spans is not None:
+                end(self._spans, deadline)
+
+        drained = self._pump.drain(deadline, hand_over)
+        return handled and drained and (self._spans is None or not len(self._spans))
 
     def close(self, timeout: float | None = None) -> bool:
         """The last of the `connect()`s ends: hand over everything, judge what is open, shut down what is ours.
@@ -255,7 +254,7 @@ class Bus:
         return self._shut_down(time.monotonic(), self.settings.exit_timeout if timeout is None else timeout)
 
     def _shut_down(self, now: float, timeout: float) -> bool:
-        done = self._drain(now, timeout, self._close_spans)
+        done = self._drain(now, timeout, SpanFeed.close)
         done = self._outlet.close(now + timeout) and done
         if self._metrics is not None:
             self._metrics.close()
@@ -294,7 +293,8 @@ class Bus:
 
     def health(self) -> dict[str, Any]:
         """The delivery receipt: what was emitted, what became of it, and what was lost where."""
-        spans = self._spans.health() if self._spans is not None else {}
+        feed = self._spans
+        spans = {} if feed is None else feed.health()
         pipeline = self._outlet.pipeline
         return {
             "source": self.source,
@@ -302,8 +302,11 @@ class Bus:
             "metrics": pipeline.description.get("metrics"),
             "events": {
                 "emitted": self._stamp.emitted,
-                "queued": len(self._pump.ring),
-                "dropped": {"queue_full": self._pump.dropped, "invalid": self.counts["invalid"] + self.router.refused},
+                "queued": len(self._pump.ring) + (0 if feed is None else len(feed)),
+                "dropped": {
+                    "queue_full": self._pump.dropped + (0 if feed is None else feed.dropped),
+                    "invalid": self.counts["invalid"] + self.router.refused,
+                },
                 "duplicate": spans.get("duplicate", 0),
                 "skipped": spans.get("skipped", 0),
                 "unknown": spans.get("unknown", 0),
@@ -312,7 +315,7 @@ class Bus:
                 "open": spans.get("open", 0),
                 "interrupted": spans.get("interrupted", 0),
                 "failed": spans.get("failed", 0),
-                **self._outlet.spans(0 if self._spans is None else self._spans.ended),
+                **self._outlet.spans(0 if feed is None else feed.bridge.ended),
             },
             "handlers": {"failures": self.router.failures, "slow_emits": self.router.slow_emits},
             "endpoints": dict(pipeline.endpoints),

@@ -518,20 +518,69 @@ def test_a_burst_is_exported_or_counted(monkeypatch: pytest.MonkeyPatch) -> None
     assert spans["exported"] == spans["ended"] == 10_000
 
 
-def test_a_burst_before_an_endpoint_that_hangs_stays_in_the_ring(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_burst_before_an_endpoint_that_hangs_waits_and_the_metrics_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
     with HttpReceiver({"/v1/traces": Reply(hang=True)}) as receiver:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
+        monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "100")
         with connect() as bus:
             work(5000)
-            assert wait_until(lambda: bus.health()["spans"]["waiting"] >= 2048, LONG)
             assert not bus.flush(0.1)
-            health = bus.health()
-            assert health["spans"]["waiting"] == 2048
-            assert health["events"]["queued"] == 20_000 - 2 * 2048 - 1  # and one in the hand of the pump
+            assert wait_until(lambda: calls_at(receiver) == 5000, LONG)
+            assert wait_until(lambda: bus.health()["spans"]["waiting"] == 2048, LONG)
+            assert bus.health()["events"]["queued"] == 20_000 - 2 * 2048
             receiver.replies.clear()
             receiver.released.set()
             assert wait_until(lambda: bus.flush(LONG), LONG)
+            assert bus.health()["events"]["queued"] == bus.health()["events"]["dropped"]["queue_full"] == 0
             assert bus.health()["spans"]["exported"] == 10_000
+
+
+def calls_at(receiver: HttpReceiver) -> int:
+    """How many model calls the metrics that came last have counted."""
+    request = receiver.of("/v1/metrics")[-1:]
+    found = [
+        sum(point.as_int for point in metric.sum.data_points)
+        for message in (each.message for each in request)
+        for of_scope in message.resource_metrics[0].scope_metrics
+        for metric in of_scope.metrics
+        if metric.name == "agentbus.llm.calls"
+    ]
+    return sum(found)
+
+
+def test_what_waits_for_an_endpoint_too_long_is_dropped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    with HttpReceiver({"/v1/traces": Reply(hang=True)}) as receiver:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
+        monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "100")
+        monkeypatch.setenv("AGENTBUS_QUEUE_SIZE", "1000")
+        with connect() as bus:
+            for _ in range(10):
+                work(100)
+                assert wait_until(lambda: not bus._pump.ring, LONG)
+            events = bus.health()["events"]
+            assert events["queued"] == 1000
+            assert events["dropped"]["queue_full"] == 4000 - 200 - 1000
+            assert bus.health()["spans"]["waiting"] == 100
+            assert not bus.close(0.2)
+        events = bus.health()["events"]
+        assert events["queued"] == 0
+        assert events["dropped"]["queue_full"] == 4000 - 200
+
+
+def test_a_processor_that_takes_nothing_out_of_its_queue_any_more_is_written_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("otel_agentbus.telemetry.outlet.STUCK_S", 0.05)
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "100")
+    with HttpReceiver() as receiver:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
+        with connect() as bus:
+            bus._outlet.pipeline.shutdown(1.0)  # somebody has shut it down, though it is ours
+            work(200)
+            assert wait_until(lambda: bus.health()["events"]["queued"] == 0, LONG)
+            spans = bus.health()["spans"]
+            assert spans["ended"] == 400 == spans["lost"] + spans["waiting"]
+            assert spans["lost"] >= 300
 
 
 # Handlers

@@ -64,8 +64,10 @@ class SpanFeed:
         self.bridge.flush()
 
     def close(self, deadline: float) -> None:
-        """The same; then judge all that is open."""
+        """The same; what still waits then is lost, and all that is open is judged."""
         self.flush(deadline)
+        self.dropped += len(self._waiting)
+        self._waiting.clear()
         self.bridge.close()
 
     def health(self) -> dict[str, int]:

@@ -1,8 +1,5 @@
 """The way out of the process: what is ours of it is flushed and shut down here, in a thread that an endpoint may hold.
 
-The SDK's batch processor drops the oldest spans when its queue is full, and tells nobody. So the pump waits for room: a
-burst then stays in the ring, and what overflows there is counted.
-
 The SDK's flush and shutdown take no notice of their timeouts. So they happen in a thread of their own, for which the
 caller waits as long as it likes, while the pump goes on. The thread is there from the beginning: at exit none can be
 started.
@@ -28,9 +25,8 @@ _log = logging.getLogger("otel_agentbus.outlet")
 
 _Job = Callable[[], object]
 
-#: How long an exporter may take for a batch before it is no longer waited for.
+#: How long an exporter may take for a batch; what it has had for longer without a word is lost.
 STUCK_S = 60.0
-PAUSE_S = 0.002
 
 
 class Outlet:
@@ -41,21 +37,20 @@ class Outlet:
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._gone = 0
-        self._stuck_at = -1
+        self._gone_since = 0.0
+        self._written_off = 0
 
-    def wait_for_room(self, ended: int) -> None:
-        """Wait until the exporter is no more than a full queue behind the spans that have ended; not for a dead one."""
-        if ended - self._gone < self.pipeline.settings.bsp_max_queue_size or not self.pipeline.owns_traces:
-            return
-        since = time.monotonic()
-        while (gone := self._count_gone()) != self._stuck_at:
-            if ended - gone < self.pipeline.settings.bsp_max_queue_size:
-                return
-            if gone != self._gone:
-                self._gone, since = gone, time.monotonic()
-            elif time.monotonic() - since > STUCK_S:
-                self._stuck_at = gone
-            time.sleep(PAUSE_S)
+    def has_room(self, ended: int) -> bool:
+        """Whether our exporter is less than a full queue behind the spans that have ended."""
+        size = self.pipeline.settings.bsp_max_queue_size
+        if ended - self._gone - self._written_off < size or not self.pipeline.owns_traces:
+            return True
+        gone, now = self._count_gone(), time.monotonic()
+        if gone != self._gone:
+            self._gone, self._gone_since = gone, now
+        elif now - self._gone_since > STUCK_S:  # nobody takes them out of that queue any more
+            self._written_off, self._gone_since = ended - gone, now
+        return ended - gone - self._written_off < size
 
     def _count_gone(self) -> int:
         """How many spans our slowest exporter has delivered or lost."""
@@ -67,8 +62,8 @@ class Outlet:
     def spans(self, ended: int) -> dict[str, int]:
         """What has become of the spans that have ended; of an application's own pipeline nothing is known."""
         exported = sum(delivery.delivered for delivery in self._deliveries())
-        lost = sum(delivery.failed + delivery.rejected for delivery in self._deliveries())
-        waiting = max(ended - self._count_gone(), 0) if self.pipeline.owns_traces else 0
+        lost = sum(delivery.failed + delivery.rejected for delivery in self._deliveries()) + self._written_off
+        waiting = max(ended - self._count_gone() - self._written_off, 0) if self.pipeline.owns_traces else 0
         return {"ended": ended, "exported": exported, "lost": lost, "waiting": waiting}
 
     @property
@@ -94,7 +89,7 @@ class Outlet:
             )
         self._jobs = SimpleQueue()
         self._thread = None
-        self._gone, self._stuck_at = 0, -1
+        self._gone = self._written_off = 0
         self.start()
 
     def flush(self, deadline: float) -> bool:

@@ -40,9 +40,12 @@ class _Drain:
 
 
 class Pump:
-    """One ring, one background thread, any number of sinks."""
+    """One ring, one background thread, any number of sinks; `idle` is called where the ring is empty.
 
-    def __init__(self, size: int, sinks: tuple[Callable[[Event], None], ...], idle: Callable[[], None]) -> None:
+    `idle` lets time pass for the sinks; where it says that there is more to do, it is called again soon.
+    """
+
+    def __init__(self, size: int, sinks: tuple[Callable[[Event], None], ...], idle: Callable[[], bool | None]) -> None:
         self.ring: deque[Event] = deque()
         self.size = size
         self.dropped = 0
@@ -114,10 +117,9 @@ class Pump:
     def _turn(self) -> None:
         if self._drains:
             self._work_off(self._drains.popleft())
-        elif self._slice():
+        elif self._slice() or self._isolated(self._idle):
             time.sleep(PAUSE_S)
         else:
-            self._isolated(self._idle)
             self._wake.wait(IDLE_S)
             self._wake.clear()
 
@@ -150,8 +152,9 @@ class Pump:
             except Exception:  # noqa: BLE001 - one sink's failure is not the other's
                 _log.exception("A sink failed on %s", event.kind)
 
-    def _isolated(self, function: Callable[[], object]) -> None:
+    def _isolated(self, function: Callable[[], object]) -> object:
         try:
-            function()
+            return function()
         except Exception:  # noqa: BLE001 - the thread outlives whatever a provider raises
             _log.exception("Background work failed")
+            return None
