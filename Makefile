@@ -47,7 +47,7 @@ imports: $(VENV)/dev.stamp ## the import contract: data flows one way
 check: lint types imports ## all that needs no run
 
 bench: $(VENV)/dev.stamp ## the numbers, as ratios within one run, against the targets
-	$(RUN)/python -m benchmarks
+	$(RUN)/python -m benchmarks $(if $(SLACK),--slack $(SLACK))
 
 lock: ## renew the locks (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \

@@ -200,7 +200,7 @@ class Block(Frame):
         if frame is None and runtime is not None:
             frame = runtime.ambient()
         self._place(frame)
-        # 3.11 is slow to call what it takes for a method
+        # Looked up apart from their calls (as `emit` below): 3.11 would look for methods first, at thrice the price.
         perf_counter_ns, time_ns = clock.perf_counter_ns, clock.time_ns
         self._began = perf_counter_ns()
         self.started_ns = time_ns()

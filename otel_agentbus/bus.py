@@ -293,8 +293,7 @@ class Bus:
 
     def health(self) -> dict[str, Any]:
         """The delivery receipt: what was emitted, what became of it, and what was lost where."""
-        feed = self._spans
-        spans = {} if feed is None else feed.health()
+        fed = Counter({} if self._spans is None else self._spans.health())
         pipeline = self._outlet.pipeline
         return {
             "source": self.source,
@@ -302,20 +301,15 @@ class Bus:
             "metrics": pipeline.description.get("metrics"),
             "events": {
                 "emitted": self._stamp.emitted,
-                "queued": len(self._pump.ring) + (0 if feed is None else len(feed)),
+                "queued": len(self._pump.ring) + fed["queued"],
                 "dropped": {
-                    "queue_full": self._pump.dropped + (0 if feed is None else feed.dropped),
+                    "queue_full": self._pump.dropped + fed["dropped"],
                     "invalid": self.counts["invalid"] + self.router.refused,
                 },
-                "duplicate": spans.get("duplicate", 0),
-                "skipped": spans.get("skipped", 0),
-                "unknown": spans.get("unknown", 0),
+                **{key: fed[key] for key in ("duplicate", "skipped", "unknown")},
             },
             "spans": {
-                "open": spans.get("open", 0),
-                "interrupted": spans.get("interrupted", 0),
-                "failed": spans.get("failed", 0),
-                **self._outlet.spans(0 if feed is None else feed.bridge.ended),
+                key: fed[key] for key in ("open", "interrupted", "failed", "ended", "exported", "lost", "waiting")
             },
             "handlers": {"failures": self.router.failures, "slow_emits": self.router.slow_emits},
             "endpoints": dict(pipeline.endpoints),

@@ -115,7 +115,7 @@ class Invocation:
     def pop(frame: Frame | None = None) -> None:
         """End exactly that frame, even where it is not on top, or the topmost one; without effect if it is gone."""
         frame = frame or top()
-        if frame is not None and not frame.ended:
+        if frame is not None and not frame.ended and not isinstance(frame, Boundary):
             leave(frame)
 
     @staticmethod

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 from opentelemetry.context import Context, attach, get_current
 
 from otel_agentbus import Invocation
 from otel_agentbus.invocation import top
+
+# Machines are shared: an example that takes long is no failure. In CI the examples are the same each time.
+hypothesis.settings.register_profile("shared", deadline=None, derandomize=bool(os.environ.get("CI")))
+hypothesis.settings.load_profile("shared")
 
 
 @pytest.fixture(autouse=True)

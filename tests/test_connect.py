@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -150,15 +152,33 @@ def test_a_block_of_one_bus_is_nothing_to_the_next() -> None:
         assert [span.name for span in seen.spans] == ["invoke_agent new"]
 
 
+def test_buses_that_come_and_go_leave_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = threading.active_count()
+    gone: list[weakref.ref[object]] = []
+    with HttpReceiver() as receiver:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
+        for _ in range(5):
+            bus = connect()
+            bus.subscribe(lambda event: None, deliver="thread")
+            with agent("a") as run, run.llm("m"):
+                pass
+            assert bus.close(10)
+            gone += [weakref.ref(bus), weakref.ref(bus._outlet.pipeline.tracer_provider)]  # type: ignore[arg-type]  # it is one
+            del bus, run
+    assert wait_until(lambda: threading.active_count() <= before)
+    assert wait_until(lambda: gc.collect() >= 0 and [found for found in gone if found()] == [])
+
+
 # What goes wrong
 
 
 def test_an_unknown_framework_leaves_no_bus_behind() -> None:
+    before = set(threading.enumerate())  # of an earlier test's bus one may still be ending
     with pytest.raises(UnsupportedFramework, match="no adapter named 'nothing'"):
         connect(instrument="nothing")
     assert process.bus is None
     assert installed() is None
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("otel-agentbus")]
+    assert set(threading.enumerate()) <= before
     with connect() as bus:
         assert bus.settings.instrument == ()
 

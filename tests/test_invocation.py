@@ -157,6 +157,13 @@ def test_a_second_pop_of_the_same_run_has_no_effect() -> None:
     Invocation.pop(two)
 
 
+def test_a_pop_too_many_does_not_open_a_boundary() -> None:
+    with agentbus.agent("outer"), agentbus.resume({}):
+        Invocation.pop()
+        with agentbus.agent("fresh") as run:
+            assert run.invocation.is_root
+
+
 def in_a_context_of_its_own(test: Callable[[], None]) -> Callable[[], None]:
     @functools.wraps(test)
     def run() -> None:

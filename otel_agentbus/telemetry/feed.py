@@ -71,5 +71,6 @@ class SpanFeed:
         self.bridge.close()
 
     def health(self) -> dict[str, int]:
-        """What was left out, and why."""
-        return self.bridge.health()
+        """What waits here, what was left out and why, and what became of the spans."""
+        here = {"queued": len(self._waiting), "dropped": self.dropped}
+        return {**self.bridge.health(), **self._outlet.spans(self.bridge.ended), **here}

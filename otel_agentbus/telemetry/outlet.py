@@ -37,7 +37,7 @@ class Outlet:
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._gone = 0
-        self._gone_since = 0.0
+        self._full_since: float | None = None
         self._written_off = 0
 
     def has_room(self, ended: int) -> bool:
@@ -46,11 +46,14 @@ class Outlet:
         if ended - self._gone - self._written_off < size or not self.pipeline.owns_traces:
             return True
         gone, now = self._count_gone(), time.monotonic()
-        if gone != self._gone:
-            self._gone, self._gone_since = gone, now
-        elif now - self._gone_since > STUCK_S:  # nobody takes them out of that queue any more
-            self._written_off, self._gone_since = ended - gone, now
-        return ended - gone - self._written_off < size
+        if gone != self._gone or self._full_since is None:
+            self._gone, self._full_since = gone, now
+        elif now - self._full_since > STUCK_S:  # nobody takes them out of that queue any more
+            self._written_off = ended - gone
+        if ended - gone - self._written_off >= size:
+            return False
+        self._full_since = None
+        return True
 
     def _count_gone(self) -> int:
         """How many spans our slowest exporter has delivered or lost."""
@@ -89,7 +92,7 @@ class Outlet:
             )
         self._jobs = SimpleQueue()
         self._thread = None
-        self._gone = self._written_off = 0
+        self._gone, self._full_since, self._written_off = 0, None, 0
         self.start()
 
     def flush(self, deadline: float) -> bool:

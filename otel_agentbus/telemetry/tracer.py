@@ -99,7 +99,9 @@ def our_tracer(provider: TracerProvider) -> Tracer:
     except TypeError:  # a provider that has no weak references
         return _prepared(provider)
     if tracer is None:
-        tracer = _tracers[provider] = _prepared(provider)
+        tracer = _prepared(provider)
+        if can_prepare(tracer):  # another vendor's may hold its provider, which would then never be freed
+            _tracers[provider] = tracer
     return tracer
 
 
