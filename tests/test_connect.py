@@ -163,7 +163,7 @@ def test_buses_that_come_and_go_leave_nothing_behind(monkeypatch: pytest.MonkeyP
             with agent("a") as run, run.llm("m"):
                 pass
             assert bus.close(10)
-            gone += [weakref.ref(bus), weakref.ref(bus._outlet.pipeline.tracer_provider)]  # type: ignore[arg-type]  # it is one
+            gone += [weakref.ref(bus), weakref.ref(bus._outlet.pipeline.tracer_provider)]
             del bus, run
     assert wait_until(lambda: threading.active_count() <= before)
     assert wait_until(lambda: gc.collect() >= 0 and [found for found in gone if found()] == [])
