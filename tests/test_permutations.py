@@ -5,9 +5,11 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
@@ -37,6 +39,14 @@ MOMENTS: list[tuple[type[Event], dict[str, Any]]] = [
     (DomainEvent, {"name": "lead", "data": {"score": 1}}),
     (Error, {"component": "c", "message": "oops"}),
 ]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _gaps_are_waited_for() -> Iterator[None]:
+    """However slow this machine is, no gap is given up before the end."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("otel_agentbus.telemetry.spans.time.monotonic_ns", lambda: 0)
+        yield
 
 
 class Program:
