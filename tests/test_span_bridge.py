@@ -97,6 +97,14 @@ def test_eviction_loses_no_end_that_waits_for_its_start() -> None:
     assert sorted(span.name for span in seen.exporter.get_finished_spans()) == ["execute_tool t", "invoke_agent a"]
 
 
+def test_a_run_in_which_something_only_waits_does_not_stand_in_for_an_open_one() -> None:
+    emit = Emitter()
+    emit(ToolCall, 0, invocation_id="w", tool="t", tool_call_id="x", duration=0.5, success=True)
+    for number in range(4):
+        emit(AgentStart, 1, invocation_id=f"r{number}", agent="b")
+    assert bridged(max_open_spans=3).feed(emit.events).bridge.open_spans == 3
+
+
 def test_the_table_of_runs_does_not_grow_with_a_processor_that_always_fails() -> None:
     class Failing(SpanProcessor):
         def on_end(self, span: ReadableSpan) -> None:

@@ -172,7 +172,7 @@ class SpanBridge:
             idle = [(at_ns, name) for name, at_ns in since.items() if at_ns is not None]
             if not idle:
                 return
-            open_spans -= max(self._sources[min(idle)[1]].evict(), 1)
+            open_spans -= self._sources[min(idle)[1]].evict()  # none where a run only waits, but then it waits no more
 
 
 class _CarefulWriter:
