@@ -70,7 +70,8 @@ lock-lowest: ## renew the lock of the lowest versions (needs uv)
 	@touch $@
 
 test-lowest: .venv-lowest/stamp ## the unit tests with the lowest versions that we say we work with
-	.venv-lowest/bin/python -m pytest -q -m "not integration" --ignore=tests/integration -W ignore::DeprecationWarning
+	.venv-lowest/bin/python -m pytest -q -m "not integration" --ignore=tests/integration \
+		-W ignore::DeprecationWarning -W ignore::ResourceWarning -W ignore::pytest.PytestUnraisableExceptionWarning
 
 clean:           ## remove what these targets made here
 	rm -rf .venv .venv-lowest .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage dist build

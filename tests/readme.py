@@ -9,6 +9,8 @@ from pathlib import Path
 
 from otel_agentbus.settings import table
 
+from .sources import parsed
+
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 
@@ -21,7 +23,7 @@ def house() -> str:
     for name in layers:
         path = ROOT / "otel_agentbus" / name
         source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-        sentence = (ast.get_docstring(ast.parse(source.read_text("utf-8"))) or "").split("\n\n")[0].replace("\n", " ")
+        sentence = (ast.get_docstring(parsed(source)) or "").split("\n\n")[0].replace("\n", " ")
         rows.append((f"{name}/" if path.is_dir() else f"{name}.py", sentence))
     width = max(len(name) for name, _ in rows)
     return "```text\n" + "\n".join(f"{name:{width}}  {sentence}" for name, sentence in rows) + "\n```"

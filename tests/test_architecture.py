@@ -14,6 +14,8 @@ import pytest
 
 import otel_agentbus
 
+from .sources import parsed
+
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "otel_agentbus"
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -28,7 +30,7 @@ def name_of(module: Path) -> str:
 
 def imported_by(module: Path) -> Iterator[str]:
     """The absolute names of the modules that a module imports."""
-    for node in ast.walk(ast.parse(module.read_text("utf-8"))):
+    for node in ast.walk(parsed(module)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
@@ -40,7 +42,7 @@ def test_modules_are_short_and_say_what_they_are_for(module: Path) -> None:
     text = module.read_text("utf-8")
     assert len(text.splitlines()) <= 400
     if text:
-        assert ast.get_docstring(ast.parse(text))
+        assert ast.get_docstring(parsed(module))
 
 
 def test_no_module_has_a_name_that_says_nothing() -> None:
@@ -76,7 +78,7 @@ def test_every_public_method_is_explained(cls: type) -> None:
 def test_only_the_settings_read_the_environment() -> None:
     readers = set()
     for module in MODULES:
-        for node in ast.walk(ast.parse(module.read_text("utf-8"))):
+        for node in ast.walk(parsed(module)):
             if isinstance(node, ast.Attribute) and node.attr in ("environ", "environb", "getenv"):
                 readers.add(name_of(module))
             if isinstance(node, ast.ImportFrom) and node.module == "os":
@@ -96,7 +98,7 @@ def test_only_those_speak_opentelemetry_that_may() -> None:
 
 def test_exporters_are_imported_by_nobody_at_the_top() -> None:
     for module in MODULES:
-        for node in ast.parse(module.read_text("utf-8")).body:
+        for node in parsed(module).body:
             if isinstance(node, (ast.Import, ast.ImportFrom)):
                 names = (
                     [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
