@@ -53,14 +53,14 @@ lock: ## renew the locks (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 		requirements/build.in --output-file requirements/build.txt $(UPGRADE)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-		pyproject.toml --output-file requirements/run.txt $(UPGRADE)
+		pyproject.toml --extra prices --output-file requirements/run.txt $(UPGRADE)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-		pyproject.toml --group dev --constraint requirements/run.txt --constraint requirements/build.txt \
+		pyproject.toml --extra prices --group dev --constraint requirements/run.txt --constraint requirements/build.txt \
 		--output-file requirements/dev.txt $(UPGRADE)
 
 lock-lowest: ## renew the lock of the lowest versions (needs uv)
 	uv pip compile --quiet --python-version 3.11 --resolution lowest-direct --generate-hashes --no-emit-index-url --no-header \
-		pyproject.toml --group test --output-file requirements/lowest.txt
+		pyproject.toml --extra prices --group test --output-file requirements/lowest.txt
 
 .venv-lowest/stamp: pyproject.toml requirements/lowest.txt
 	@test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest

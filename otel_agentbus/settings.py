@@ -9,8 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import Field, PrivateAttr, SecretBytes, ValidationError, ValidationInfo, field_validator
@@ -19,41 +18,10 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from otel_agentbus import values
 from otel_agentbus.errors import ConfigurationError
-from otel_agentbus.values import Compression, Pairs, Protocol, Signal
+from otel_agentbus.targets import Origin, Target
+from otel_agentbus.values import Protocol, Signal
 
 _HTTP: Protocol = "http/protobuf"
-
-
-class Origin(NamedTuple):
-    """Where a setting's value comes from, and the variable that sets it."""
-
-    kind: Literal["environment", "argument", "default"]
-    variable: str
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where one signal goes over OTLP, and how: all that an exporter needs, already checked."""
-
-    signal: Signal
-    protocol: Protocol
-    endpoint: str = field(repr=False)
-    timeout: float
-    compression: Compression
-    insecure: bool
-    certificate: str | None
-    client_key: str | None
-    client_certificate: str | None
-    #: The entry point that the user's environment names for credentials; it replaces our session or TLS credentials.
-    credential_provider: str | None
-    headers: Pairs = field(repr=False)
-    #: Headers of the environment that arguments have replaced, and that the exporter must not pick up by itself.
-    withheld: frozenset[str]
-
-    @property
-    def shown(self) -> str:
-        """The endpoint as it may be shown: without user, password and query."""
-        return values.masked(self.endpoint)
 
 
 def _setting(default: object, variable: str, meaning: str) -> Any:  # the type stands at the field
@@ -114,6 +82,12 @@ class Settings(BaseSettings):
         "Install the providers that we build as OpenTelemetry's global ones.")
     instrument: values.Instruments = _setting((), "AGENTBUS_INSTRUMENT",
         "Frameworks to instrument at connect(): none, auto, or names such as pydantic-ai.")
+    prices: values.TomlFile = _setting(None, "AGENTBUS_PRICES",
+        "A TOML file of your own unit prices, for contracts and local models; they win over the public list.")
+    budgets: values.TomlFile = _setting(None, "AGENTBUS_BUDGETS",
+        "A TOML file of budgets: what a run, a day or an agent may spend.")
+    summary: values.Flag = _setting(False, "AGENTBUS_SUMMARY",
+        "Print calls, tokens, cost and latency by agent and model on standard error at the end.")
     queue_size: values.Count = _setting(65_536, "AGENTBUS_QUEUE_SIZE",
         "Events that may wait for the background pump; beyond it the oldest are dropped and counted.")
     max_open_spans: values.Count = _setting(10_000, "AGENTBUS_MAX_OPEN_SPANS",

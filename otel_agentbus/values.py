@@ -198,9 +198,9 @@ def _capture(value: object) -> object:
     return "NO_CONTENT" if text in {False, "FALSE"} else text
 
 
-def _readable(path: str) -> str:
+def _readable(path: str, form: str = "PEM") -> str:
     if not os.path.isfile(path) or not os.access(path, os.R_OK):
-        raise ValueError("there is no such file that can be read; give the path of a PEM file")
+        raise ValueError(f"there is no such file that can be read; give the path of a {form} file")
     return path
 
 
@@ -237,6 +237,9 @@ Attributes = Annotated[Pairs, BeforeValidator(_attributes), Accepts("name=value,
 Text = Annotated[str | None, Accepts("text")]
 Sampler = Annotated[str, BeforeValidator(_lower), AfterValidator(_sampler), Accepts("the name of a sampler")]
 File = Annotated[str | None, AfterValidator(lambda path: path and _readable(path)), Accepts("the path of a PEM file")]
+TomlFile = Annotated[
+    str | None, AfterValidator(lambda path: path and _readable(path)), Accepts("the path of a TOML file")
+]
 Wire = Annotated[Protocol | None, BeforeValidator(_lower), Accepts("grpc or http/protobuf; Python has no http/json")]
 Squeeze = Annotated[Compression | None, BeforeValidator(_lower), Accepts("gzip, deflate or none")]
 OptionalSeconds = Annotated[

@@ -6,7 +6,8 @@ import pytest
 
 from otel_agentbus import settings as module
 from otel_agentbus.errors import ConfigurationError
-from otel_agentbus.settings import Origin, Settings
+from otel_agentbus.settings import Settings
+from otel_agentbus.targets import Origin
 from tests.receivers import forget_environment
 
 OTLP = "OTEL_EXPORTER_OTLP_"

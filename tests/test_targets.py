@@ -9,7 +9,8 @@ import pytest
 
 from otel_agentbus import settings as module
 from otel_agentbus.errors import ConfigurationError
-from otel_agentbus.settings import Settings, Target
+from otel_agentbus.settings import Settings
+from otel_agentbus.targets import Target
 from otel_agentbus.values import Signal
 from tests.receivers import forget_environment
 

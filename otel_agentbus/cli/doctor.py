@@ -12,7 +12,8 @@ import typer
 
 from otel_agentbus.cli.traps import Facts, Finding, findings
 from otel_agentbus.errors import ConfigurationError
-from otel_agentbus.settings import Settings, Target
+from otel_agentbus.settings import Settings
+from otel_agentbus.targets import Target
 from otel_agentbus.values import SIGNALS, Signal
 
 if TYPE_CHECKING:

@@ -22,7 +22,8 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.id_generator import IdGenerator
 
 from otel_agentbus.errors import ConfigurationError
-from otel_agentbus.settings import Settings, Target
+from otel_agentbus.settings import Settings
+from otel_agentbus.targets import Target
 from otel_agentbus.values import Signal
 
 if TYPE_CHECKING:

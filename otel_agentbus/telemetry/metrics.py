@@ -30,10 +30,11 @@ from otel_agentbus.events import (
     ToolCall,
 )
 
-from . import names
+from . import instruments, names
 from .attributes import number, text
 from .conventions import Conventions, error_of, provider_name
-from .names import Flavour, Metric
+from .instruments import Metric
+from .names import Flavour
 from .series import OTHER, SETS, Labels, Ledger, Names, Pending, ledger_of
 from .usage import Usage, cost_of, count, usage_of
 from .vitals import Health
@@ -72,7 +73,7 @@ class MetricsBridge:
         self._old = flavour != "2026-10"
         self._new = flavour != "1.41"
         self._ledger = ledger = ledger_of(meter_provider)
-        self._discarded = ledger.counter(names.DISCARDED, names.REASON)
+        self._discarded = ledger.counter(instruments.DISCARDED, names.REASON)
         self._none = ledger.dimensions().of()
         self._runs: Pending[tuple[object, ...], _Run] = Pending(OPEN_RUNS, self._give_up)
         self._operations: Pending[tuple[object, ...], str] = Pending(OPEN_RUNS)
@@ -132,16 +133,20 @@ class MetricsBridge:
         self._modal = ledger.dimensions(operation, provider, model, response_model, modality)
         self._spenders = ledger.dimensions(provider, model, agent, limit=SETS // _KINDS)
         if self._old:
-            self._token_usage = ledger.histogram(names.TOKEN_USAGE)
+            self._token_usage = ledger.histogram(instruments.TOKEN_USAGE)
         if self._new:
-            self._inference_tokens = {kind: ledger.histogram(each) for kind, each in names.INFERENCE_TOKENS.items()}
-            self._inference_usage = {kind: ledger.counter(each) for kind, each in names.INFERENCE_USAGE.items()}
-        self._durations = self._by_operation(ledger, names.OPERATION_DURATION, names.INFERENCE_DURATION)
-        self._first_chunks = self._by_operation(ledger, names.OPERATION_FIRST_CHUNK, names.INFERENCE_FIRST_CHUNK)
-        self._llm_calls = ledger.counter(names.LLM_CALLS, names.OUTCOME)
-        self._tokens_used = ledger.counter(names.TOKENS_USED, names.TOKEN_TYPE)
-        self._cost_spent = ledger.counter(names.COST_SPENT, names.COST_SOURCE)
-        self._unpriced = ledger.counter(names.UNPRICED_CALLS, names.REASON)
+            self._inference_tokens = {
+                kind: ledger.histogram(each) for kind, each in instruments.INFERENCE_TOKENS.items()
+            }
+            self._inference_usage = {kind: ledger.counter(each) for kind, each in instruments.INFERENCE_USAGE.items()}
+        self._durations = self._by_operation(ledger, instruments.OPERATION_DURATION, instruments.INFERENCE_DURATION)
+        self._first_chunks = self._by_operation(
+            ledger, instruments.OPERATION_FIRST_CHUNK, instruments.INFERENCE_FIRST_CHUNK
+        )
+        self._llm_calls = ledger.counter(instruments.LLM_CALLS, names.OUTCOME)
+        self._tokens_used = ledger.counter(instruments.TOKENS_USED, names.TOKEN_TYPE)
+        self._cost_spent = ledger.counter(instruments.COST_SPENT, names.COST_SOURCE)
+        self._unpriced = ledger.counter(instruments.UNPRICED_CALLS, names.REASON)
         self._handlers |= {LlmRequest: self._llm_request, LlmResponse: self._llm_response}
 
     def _by_operation(self, ledger: Ledger, old: Metric, new: Metric) -> dict[bool, list[Histogram]]:
@@ -210,11 +215,11 @@ class MetricsBridge:
         self._ended_agents = ledger.dimensions(agent, model, error)
         self._tools = ledger.dimensions(tool, agent, limit=SETS // _KINDS)
         self._ended_tools = ledger.dimensions(tool, agent, error)
-        self._agent_duration = [ledger.histogram(names.AGENT_DURATION)]
-        self._tool_duration = [ledger.histogram(names.TOOL_DURATION)]
-        self._agent_runs = ledger.counter(names.AGENT_RUNS, names.OUTCOME)
-        self._tool_calls = ledger.counter(names.TOOL_CALLS, names.OUTCOME)
-        self._active = ledger.counter(names.AGENT_ACTIVE, falls=True)
+        self._agent_duration = [ledger.histogram(instruments.AGENT_DURATION)]
+        self._tool_duration = [ledger.histogram(instruments.TOOL_DURATION)]
+        self._agent_runs = ledger.counter(instruments.AGENT_RUNS, names.OUTCOME)
+        self._tool_calls = ledger.counter(instruments.TOOL_CALLS, names.OUTCOME)
+        self._active = ledger.counter(instruments.AGENT_ACTIVE, falls=True)
         self._handlers |= {AgentStart: self._agent_start, AgentEnd: self._agent_end, ToolCall: self._tool_call}
 
     def _agent_start(self, event: AgentStart) -> None:
@@ -251,12 +256,12 @@ class MetricsBridge:
         self._caches = ledger.dimensions(Names(names.CACHE_TYPE, 32))
         self._components = ledger.dimensions(Names(names.COMPONENT))
         self._channels = ledger.dimensions(Names(names.CHANNEL), Names(names.DIRECTION, 16))
-        self._hits = ledger.counter(names.CACHE_HITS)
-        self._misses = ledger.counter(names.CACHE_MISSES)
-        self._saved = ledger.counter(names.CACHE_SAVED)
-        self._errors = ledger.counter(names.ERRORS)
-        self._messages = ledger.counter(names.CHANNEL_MESSAGES)
-        self._heartbeats = ledger.counter(names.HEARTBEATS)
+        self._hits = ledger.counter(instruments.CACHE_HITS)
+        self._misses = ledger.counter(instruments.CACHE_MISSES)
+        self._saved = ledger.counter(instruments.CACHE_SAVED)
+        self._errors = ledger.counter(instruments.ERRORS)
+        self._messages = ledger.counter(instruments.CHANNEL_MESSAGES)
+        self._heartbeats = ledger.counter(instruments.HEARTBEATS)
         self._handlers |= {
             CacheHit: self._cache_hit,
             CacheMiss: lambda event: self._misses.add(self._caches.of(event.cache_type)),
@@ -277,9 +282,9 @@ class MetricsBridge:
     # -- deployments ----------------------------------------------------------------------------------------------
     def _open_deployments(self, ledger: Ledger) -> None:
         self._statuses = ledger.dimensions(Names(names.DEPLOYMENT_STATUS, 2))
-        self._ended_deployments = ledger.counter(names.DEPLOYMENTS)
-        self._deployment_duration = [ledger.histogram(names.DEPLOYMENT_DURATION)]
-        self._recovery_time = [ledger.histogram(names.RECOVERY_TIME)]
+        self._ended_deployments = ledger.counter(instruments.DEPLOYMENTS)
+        self._deployment_duration = [ledger.histogram(instruments.DEPLOYMENT_DURATION)]
+        self._recovery_time = [ledger.histogram(instruments.RECOVERY_TIME)]
         self._handlers |= {
             DeploymentStarted: lambda event: _begin(self._deployments, event.deploy_id, event.time_ns),
             DeploymentCompleted: lambda event: self._deployed(event, "succeeded"),

@@ -1,4 +1,4 @@
-"""The one table of names: attributes, span events, metrics, buckets and providers, for each flavour of the conventions.
+"""The one table of names: attributes, span events and providers, for each flavour of the conventions.
 
 Flavour "1.41" is the registry of OpenTelemetry's core conventions v1.41.0, the last that has the GenAI names, and what
 backends read today. Flavour "2026-10" is the GenAI repository's main branch of October 2026. Names of ours stand under
@@ -91,6 +91,8 @@ COST: Final = "agentbus.cost.usd"
 COST_STATUS: Final = "agentbus.cost.status"
 COST_SOURCE: Final = "agentbus.cost.source"
 COMPONENT: Final = "agentbus.component"
+BUDGET: Final = "agentbus.budget.name"
+THRESHOLD: Final = "agentbus.budget.threshold"
 REASON: Final = "agentbus.reason"
 CACHE_TYPE: Final = "agentbus.cache.type"
 TOKENS_SAVED: Final = "agentbus.cache.tokens_saved"
@@ -203,97 +205,6 @@ _PARAMETERS: Final[Mapping[str, tuple[Parameter, tuple[str, ...]]]] = {
 #: What may be said of a request; everything else in `LlmRequest.parameters` stays home, for it may be content.
 PARAMETERS: Final[Mapping[str, Parameter]] = {
     spelling: parameter for key, (parameter, others) in _PARAMETERS.items() for spelling in (key, *others)
-}
-
-
-# -- metrics --------------------------------------------------------------------------------------------------------
-class Metric(NamedTuple):
-    """One instrument: what is measured, in which unit, and for histograms the buckets that fit it."""
-
-    name: str
-    unit: str
-    description: str
-    buckets: tuple[float, ...] = ()
-
-
-CALL_SECONDS: Final = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
-RUN_SECONDS: Final = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 51.2, 102.4, 204.8, 409.6)
-DEPLOY_SECONDS: Final = (1.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0)
-TOKENS: Final = tuple(float(4**power) for power in range(14))
-
-_M = Metric
-_TOKEN_HISTOGRAM = "Number of {} tokens used by a model call."
-_TOKEN_COUNTER = "Number of {} tokens used."
-
-# flavour 1.41
-TOKEN_USAGE = _M("gen_ai.client.token.usage", "{token}", "Number of input and output tokens used.", TOKENS)
-OPERATION_DURATION = _M("gen_ai.client.operation.duration", "s", "GenAI operation duration.", CALL_SECONDS)
-OPERATION_FIRST_CHUNK = _M(
-    "gen_ai.client.operation.time_to_first_chunk", "s", "Time to receive the first chunk.", CALL_SECONDS
-)
-# flavour 2026-10
-INFERENCE_DURATION = _M("gen_ai.client.inference.duration", "s", "Duration of a model call.", CALL_SECONDS)
-INFERENCE_FIRST_CHUNK = _M(
-    "gen_ai.client.inference.time_to_first_chunk", "s", "Time to receive the first chunk.", CALL_SECONDS
-)
-INFERENCE_TOKENS: Final[Mapping[str, Metric]] = {
-    kind: _M(f"gen_ai.client.inference.operation.{kind}_tokens", "{token}", _TOKEN_HISTOGRAM.format(kind), TOKENS)
-    for kind in ("input", "output")
-}
-INFERENCE_USAGE: Final[Mapping[str, Metric]] = {
-    kind: _M(f"gen_ai.client.inference.usage.{name}_tokens", "{token}", _TOKEN_COUNTER.format(kind))
-    for kind, name in (
-        ("input", "input"),
-        ("output", "output"),
-        ("cache_read", "cache_read.input"),
-        ("cache_write", "cache_write.input"),
-        ("reasoning", "reasoning.output"),
-    )
-}
-# both
-AGENT_DURATION = _M("gen_ai.invoke_agent.duration", "s", "Duration of an agent run.", RUN_SECONDS)
-TOOL_DURATION = _M("gen_ai.execute_tool.duration", "s", "Duration of a tool call.", CALL_SECONDS)
-
-# ours
-TOKENS_USED = _M(
-    "agentbus.tokens.used",
-    "{token}",
-    "Tokens used, by type. Only input + output are totals: cache_read and cache_write are parts of input, and "
-    "reasoning is a part of output, so adding them counts tokens twice.",
-)
-COST_SPENT = _M("agentbus.cost.spent", "{USD}", "What the model calls cost, by the source of the price.")
-UNPRICED_CALLS = _M("agentbus.cost.unpriced_calls", "{call}", "Model calls whose cost is unknown, by reason.")
-LLM_CALLS = _M("agentbus.llm.calls", "{call}", "Model calls that ended, by outcome.")
-TOOL_CALLS = _M("agentbus.tool.calls", "{call}", "Tool calls that ended, by outcome.")
-AGENT_RUNS = _M("agentbus.agent.runs", "{run}", "Agent runs that ended, by outcome.")
-AGENT_ACTIVE = _M("agentbus.agent.active", "{run}", "Agent runs that are going on.")
-CACHE_HITS = _M("agentbus.cache.hits", "{hit}", "Answers that came from the application's own cache.")
-CACHE_MISSES = _M("agentbus.cache.misses", "{miss}", "Prompts that were not in the application's own cache.")
-CACHE_SAVED = _M("agentbus.cache.tokens_saved", "{token}", "Tokens that hits of the application's own cache saved.")
-ERRORS = _M("agentbus.errors", "{error}", "Error events, by component.")
-CHANNEL_MESSAGES = _M("agentbus.channel.messages", "{message}", "Messages through a channel, by direction.")
-HEARTBEATS = _M("agentbus.heartbeats", "{heartbeat}", "Ticks of the runtime's keep-alive loop.")
-DEPLOYMENTS = _M("agentbus.deployments", "{deployment}", "Deployments that ended, by status.")
-DEPLOYMENT_DURATION = _M("agentbus.deployment.duration", "s", "Duration of a deployment.", DEPLOY_SECONDS)
-RECOVERY_TIME = _M("agentbus.recovery.time", "s", "From a failed deployment to the recovery.", DEPLOY_SECONDS)
-
-# our own health
-DISCARDED = _M("agentbus.metrics.discarded", "{measurement}", "Measurements not recorded, by reason.")
-OVERFLOWED = _M("agentbus.metrics.overflowed", "{measurement}", "Measurements whose names were folded into 'other'.")
-SPANS_OPEN = _M("agentbus.spans.open", "{span}", "Spans that are open.")
-HEALTH: Final[Mapping[str, Metric]] = {
-    "events.emitted": _M("agentbus.events.emitted", "{event}", "Events emitted."),
-    "events.dropped": _M("agentbus.events.dropped", "{event}", "Events dropped before they became telemetry."),
-    "events.duplicate": _M("agentbus.events.duplicate", "{event}", "Events that had been applied before."),
-    "events.skipped": _M("agentbus.events.skipped", "{event}", "Events that never came."),
-    "events.late": _M("agentbus.events.late", "{event}", "Events that came after their run was judged."),
-    "events.unknown": _M("agentbus.events.unknown", "{event}", "Events of a kind that this version does not know."),
-    "handler.failures": _M("agentbus.handler.failures", "{failure}", "Exceptions raised by event handlers."),
-    "spans.exported": _M("agentbus.spans.exported", "{span}", "Spans that the endpoint took."),
-    "spans.rejected": _M("agentbus.spans.rejected", "{span}", "Spans that the endpoint refused."),
-    "spans.spooled": _M("agentbus.spans.spooled", "{span}", "Spans kept on disk to be sent again."),
-    "spans.dropped": _M("agentbus.spans.dropped", "{span}", "Spans that were lost."),
-    "spans.interrupted": _M("agentbus.spans.interrupted", "{span}", "Spans closed without an end event."),
 }
 
 #: The domain events that the adapters' forwarders make, and the keys of their data that quote content.

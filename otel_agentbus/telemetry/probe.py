@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from otel_agentbus._version import __version__
-from otel_agentbus.settings import Target
+from otel_agentbus.targets import Target
 from otel_agentbus.values import Protocol, Signal
 
 if TYPE_CHECKING:

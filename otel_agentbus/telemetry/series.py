@@ -12,9 +12,9 @@ from opentelemetry.metrics import CallbackOptions, Histogram, MeterProvider, Obs
 
 from otel_agentbus._version import __version__
 
-from . import names
+from . import instruments
 from .attributes import text
-from .names import Metric
+from .instruments import Metric
 from .vitals import Vitals
 
 #: How long a name may be in a metric, and how many different ones an attribute may have.
@@ -212,7 +212,7 @@ class Ledger:
         self._names: dict[str, Names] = {}
         self._dimensions: dict[tuple[str, ...], Dimensions] = {}
         self._tallies: dict[str, Tally] = {}
-        self.observe(names.OVERFLOWED, self._observe_overflow)
+        self.observe(instruments.OVERFLOWED, self._observe_overflow)
 
     @cached_property
     def vitals(self) -> Vitals:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry.metrics import CallbackOptions, Observation
 
-from . import names
+from . import instruments, names
 from .attributes import mapping, whole
 
 if TYPE_CHECKING:
@@ -32,9 +32,9 @@ class Vitals:
         self._lock = RLock()
         self._living: list[Health] = []
         self._past: dict[str, Counter[str | None]] = {}
-        for key, metric in names.HEALTH.items():
+        for key, metric in instruments.HEALTH.items():
             ledger.observe(metric, self._observer(key))
-        ledger.observe(names.SPANS_OPEN, self._observer(_OPEN), falls=True)
+        ledger.observe(instruments.SPANS_OPEN, self._observer(_OPEN), falls=True)
 
     def watch(self, health: Health) -> None:
         """Ask this one whenever metrics are collected."""
@@ -51,7 +51,7 @@ class Vitals:
                 said = health()
             except Exception:  # noqa: BLE001 - a pipeline that cannot say how it was must still be able to close
                 return
-            for key in names.HEALTH:
+            for key in instruments.HEALTH:
                 self._past.setdefault(key, Counter()).update(dict(_numbers(said, key)))
 
     def forget(self) -> None:
