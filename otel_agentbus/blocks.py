@@ -1,6 +1,7 @@
 """How a block lives: begin once, be current in between, end once, however it is left.
 
-Nothing here raises into the program, and without a bus blocks keep the lineage and emit nowhere.
+Nothing here raises into the program (but `BudgetExceeded`, where a budget is to stop it), and without a bus blocks
+keep the lineage and emit nowhere.
 """
 
 from __future__ import annotations
@@ -55,6 +56,9 @@ class Runtime(Protocol):
     """The bus, as far as blocks know it."""
 
     source: str
+    #: Asked by a model or tool call that knows its place and has told nothing yet: raises `BudgetExceeded` where it
+    #: must not begin. None where there is nothing to ask.
+    gate: Callable[[Any], None] | None
 
     def ambient(self) -> Frame | None:
         """The living block whose span is current here, where somebody carried the OpenTelemetry context only."""
@@ -191,7 +195,11 @@ class Block(Frame):
     # -- life ---------------------------------------------------------------------------------------------------------
 
     def start(self) -> Self:
-        """Begin by hand, where a `with` does not fit; `end()` must follow. A second start has no effect."""
+        """Begin by hand, where a `with` does not fit; `end()` must follow. A second start has no effect.
+
+        A model or tool call that is refused by a budget raises `BudgetExceeded`, and has not begun: nothing is told of
+        it, it may be started again, and is asked again then.
+        """
         if self._state != _NEW:
             return self
         self._state = _RUNNING

@@ -13,13 +13,14 @@ from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import Tracer, TracerProvider
 
 from . import adapters, contract
+from .accounting import Accounting
 from .attachment import process
 from .errors import ConfigurationError, UnreadableEvent
 from .events import Event
 from .invocation import Frame
 from .router import OnError, Router, Subscription
 from .settings import Settings
-from .stamping import Stamp
+from .stamping import Stamp, StampingRouter
 from .telemetry.content import ContentPolicy, Redact
 from .telemetry.conventions import Conventions
 from .telemetry.current import CallerTracing
@@ -35,35 +36,6 @@ from .telemetry.tracer import can_prepare, our_tracer
 from .telemetry.writer import begin_with
 
 _log = logging.getLogger("otel_agentbus.bus")
-
-
-class _StampingRouter(Router):
-    """A router that stamps what it emits, so that `bus.router` and `bus` are the same door."""
-
-    def __init__(self, stamp: Stamp, is_valid: Callable[[Event], bool] | None, on_error: OnError | None) -> None:
-        super().__init__(on_error=on_error)
-        self._stamp = stamp
-        self._is_valid = is_valid
-        self.refused = 0
-
-    def emit(self, event: Event) -> None:
-        """Stamp the event, then hand it to whoever listens; never raises, never blocks."""
-        try:
-            if self._is_valid is not None and not self._is_valid(event):
-                return
-            if event.root_invocation_id is None or event.time_ns is None:
-                self._stamp.fill(event)
-            if event.source is None:
-                event.source = self._stamp.source
-                event.seq = next(self._stamp.numbers)  # last, so that there are no gaps
-        except Exception:  # noqa: BLE001 - whatever an emitter hands us as an event must not come back to it
-            self.refused += 1
-            _log.warning("What cannot be stamped is no event, and is dropped: %s", type(event).__name__)
-        else:
-            for walk in self._table.get(type(event), ()):  # the router's own way, without a call more
-                walk(event)
-                return
-            self._emit_timed(event)
 
 
 class Bus:
@@ -84,6 +56,8 @@ class Bus:
         self._build: Callable[[], Pipeline] | None = None
         self._instrumented: adapters.Instrumented | None = None
         self._outlet = Outlet(pipeline)
+        #: Whom a block asks before it begins: budgets that may refuse it.
+        self.gate: Callable[[Any], None] | None = None
         self._tracer: Tracer | None = None
         self._spans: SpanFeed | None = None
         self._metrics: MetricsBridge | None = None
@@ -101,8 +75,11 @@ class Bus:
         self._stamp = Stamp(caller.decide)
         #: The name of this bus in this process; a child of a fork has another.
         self.source = self._stamp.source
-        self._pump = Pump(settings.queue_size, (self._to_metrics, self._to_spans), self._idle)
-        self.router = _StampingRouter(self._stamp, self._is_valid if settings.validate_events else None, on_error)
+        #: The price list, the ledger of model calls and the summary.
+        self.accounting = Accounting(settings)
+        sinks = (self._to_metrics, self._to_spans)
+        self._pump = Pump(settings.queue_size, sinks, self._idle, prepare=self.accounting.enter)
+        self.router = StampingRouter(self._stamp, self._is_valid if settings.validate_events else None, on_error)
         #: Stamp and hand out one event: time, lineage, source and number where unset. Never raises, never blocks.
         self.emit: Callable[[Event], None] = self.router.emit
         self._wire()
@@ -176,8 +153,14 @@ class Bus:
             self._tracer = tracer
         if self._metrics is None and pipeline.meter_provider is not None and not settings.sdk_disabled:
             self._metrics = MetricsBridge(
-                pipeline.meter_provider, conventions=settings.conventions, health=self._vital_numbers
+                pipeline.meter_provider,
+                conventions=settings.conventions,
+                entered=True,
+                ids=self._ids,
+                health=self._vital_numbers,
             )
+        if self._metrics is not None and isinstance(self.tracing, LiveTracing):
+            self._metrics.exemplars.ids = None  # the ids are the tracer's own, and not known here
 
     def _find_tracer(self) -> Tracer | None:
         """Our tracer; asked at the top of each tree, because an application may set its provider after connecting."""
@@ -279,6 +262,7 @@ class Bus:
         self.source = self._stamp.source
         self.counts.clear()
         self._policy.after_fork()
+        self.accounting.after_fork()
         self._spans = self._tracer = None
         if self._metrics is not None:
             self._metrics.forget()
@@ -319,7 +303,10 @@ class Bus:
         now = self.health()
         return {
             "events": {key: now["events"][key] for key in ("emitted", "dropped", "duplicate", "skipped", "unknown")},
-            "spans": {key: now["spans"][key] for key in ("open", "interrupted", "exported")},
+            "spans": {
+                **{key: now["spans"][key] for key in ("open", "interrupted", "exported")},
+                "dropped": now["spans"]["lost"],
+            },
             "handler": {"failures": now["handlers"]["failures"]},
         }
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .blocks import Block, clock, recordable_in
+from .blocks import _NEW, _NOWHERE, Block, _failed, clock, recordable_in
+from .errors import BudgetExceeded
 from .events import Event, LlmRequest, LlmResponse, Outcome, ToolCall, ToolCallStart
 from .invocation import Boundary, Frame, Invocation, mint_call_id, text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # A model call's events are built field by field, not by their constructors: with some thirty keywords those take three
 # times as long (1.1 us against 0.36), twice on each call's way. Each is written out in one place of its own, envelope
@@ -24,7 +28,8 @@ class CallBlock(Block):
     _within: str | None
 
     def _place(self, frame: Frame | None) -> None:
-        run = self._run
+        given = run = self._run
+        id = self.id
         if run is None or not run._state:  # a run that has not begun has no place yet
             self._run = run_of(frame)
             if isinstance(frame, Boundary):
@@ -39,8 +44,39 @@ class CallBlock(Block):
         else:
             self.invocation = frame.invocation
             self._within = frame.call
-            if self.invocation.remote:
-                self._attributes = {**self._attributes, "agentbus.span": {"parent_remote": True}}
+        runtime = self.runtime
+        if runtime is not None:
+            try:
+                gate = runtime.gate
+            except AttributeError:  # a program's own runtime, made before there were gates
+                gate = None
+            if gate is not None:
+                self._ask(gate, given, id)
+        if self.invocation.remote:
+            self._attributes = {**self._attributes, "agentbus.span": {"parent_remote": True}}
+
+    def _ask(self, gate: Callable[[Any], None], run: Block | None, id: str) -> None:
+        """Begin only where the gate lets it pass; else be again as it was, with its run and id as they were given."""
+        given = (self.model, self.provider)
+        caller = self._run
+        if caller is not None and self.kind == "llm":
+            self.model = self.model or caller.model
+            self.provider = self.provider or caller.provider
+        try:
+            gate(self)
+        except BaseException as error:
+            if isinstance(error, Exception) and not isinstance(error, BudgetExceeded):
+                _failed("place")  # what goes wrong in asking must not reach the program
+                return
+            self._withdraw(run, id, *given)
+            raise
+
+    def _withdraw(self, run: Block | None, id: str, model: str | None, provider: str | None) -> None:
+        self.id, self.model, self.provider = id, model, provider
+        self.invocation = _NOWHERE
+        self.call = self.runtime = self._within = None
+        self._run = run
+        self._state = _NEW
 
     def _stand(self, event: Event) -> None:
         """Give the event its envelope."""

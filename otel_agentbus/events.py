@@ -23,10 +23,11 @@ Outcome = Literal["ok", "error", "cancelled", "interrupted"]
 
 
 class InProcess:
-    """The slot that an event carries inside its process only: the block that emitted it, where one did."""
+    """What an event carries inside its process only: the block that emitted it, and what the ledger made of it."""
 
-    __slots__ = ("origin",)
+    __slots__ = ("account", "origin")
 
+    account: Any
     origin: Any
 
 

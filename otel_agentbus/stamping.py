@@ -8,6 +8,7 @@ loss of one moves no other.
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import threading
 from collections import OrderedDict
@@ -16,6 +17,9 @@ from collections.abc import Callable
 from .blocks import clock, surrounding
 from .events import AgentEnd, AgentStart, Event
 from .invocation import Boundary, Frame, Invocation
+from .router import OnError, Router
+
+_log = logging.getLogger("otel_agentbus.bus")
 
 #: How many foreign runs are remembered.
 FOREIGN_RUNS = 4096
@@ -118,3 +122,32 @@ class Stamp:
             event.attempt = run.attempt
         if isinstance(event, (AgentStart, AgentEnd)):
             event.parent_call_id = event.parent_call_id or run.parent_call_id
+
+
+class StampingRouter(Router):
+    """A router that stamps what it emits, so that `bus.router` and `bus` are the same door."""
+
+    def __init__(self, stamp: Stamp, is_valid: Callable[[Event], bool] | None, on_error: OnError | None) -> None:
+        super().__init__(on_error=on_error)
+        self._stamp = stamp
+        self._is_valid = is_valid
+        self.refused = 0
+
+    def emit(self, event: Event) -> None:
+        """Stamp the event, then hand it to whoever listens; never raises, never blocks."""
+        try:
+            if self._is_valid is not None and not self._is_valid(event):
+                return
+            if event.root_invocation_id is None or event.time_ns is None:
+                self._stamp.fill(event)
+            if event.source is None:
+                event.source = self._stamp.source
+                event.seq = next(self._stamp.numbers)  # last, so that there are no gaps
+        except Exception:  # noqa: BLE001 - whatever an emitter hands us as an event must not come back to it
+            self.refused += 1
+            _log.warning("What cannot be stamped is no event, and is dropped: %s", type(event).__name__)
+        else:
+            for walk in self._table.get(type(event), ()):  # the router's own way, without a call more
+                walk(event)
+                return
+            self._emit_timed(event)

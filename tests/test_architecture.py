@@ -109,7 +109,8 @@ def test_exporters_are_imported_by_nobody_at_the_top() -> None:
 
 def test_no_module_imports_the_tests_or_an_undeclared_distribution() -> None:
     declared = {"opentelemetry", "pydantic", "pydantic_core", "pydantic_settings", "typing_extensions", "typer", "rich"}
-    optional = {"pydantic_ai", "requests", "grpc", "google", "otel_agentbus"}  # a framework, the exporters' transports
+    # a framework, the extra with the prices, the exporters' transports
+    optional = {"pydantic_ai", "genai_prices", "requests", "grpc", "google", "otel_agentbus"}
     own = declared | optional | set(sys.stdlib_module_names)
     foreign = {
         (name_of(module), name) for module in MODULES for name in imported_by(module) if name.split(".")[0] not in own

@@ -44,8 +44,8 @@ from otel_agentbus.events import (
     TurnComplete,
 )
 from otel_agentbus.telemetry import names
+from otel_agentbus.telemetry.accounts import account_of, used_by
 from otel_agentbus.telemetry.conventions import Conventions, Flavour, error_of, provider_name, usage_totals
-from otel_agentbus.telemetry.usage import used_by
 
 CONFORMANCE = Path(__file__).resolve().parents[1].parent / "shared" / "conformance"
 FLAVOURS: tuple[Flavour, ...] = ("1.41", "2026-10", "both")
@@ -127,7 +127,7 @@ def test_the_end_of_an_agent_tells_outcome_totals_and_what_its_producer_reported
         response(input_tokens=5, output_tokens=3, reasoning_output_tokens=2, cost_usd=0.5),
         response(success=False),
     ):
-        for key, value in used_by(call).items():
+        for key, value in used_by(account_of(call)).items():
             totals[key] = totals.get(key, 0) + value
     event = AgentEnd(**LINEAGE, tokens_used={"input_tokens": 90, "output_tokens": 9}, cost_usd=0.7)
     assert Conventions().agent_end(event, totals) == {
@@ -139,17 +139,19 @@ def test_the_end_of_an_agent_tells_outcome_totals_and_what_its_producer_reported
         "agentbus.reported.input_tokens": 90,
         "agentbus.reported.output_tokens": 9,
         "agentbus.reported.cost_usd": 0.7,
+        "agentbus.usage.mismatch": ("input_tokens", "output_tokens", "cost_usd"),
         "agentbus.outcome": "ok",
     }
     assert Conventions().agent_end(AgentEnd(tokens_used=12)) == {
         "agentbus.reported.tokens": 12,
+        "agentbus.usage.mismatch": ("tokens",),
         "agentbus.outcome": "ok",
     }
 
 
 def test_totals_that_no_call_has_told_of_are_not_there() -> None:
     assert usage_totals({}) == {}
-    assert usage_totals(used_by(response(cost_usd=-1.0))) == {"agentbus.usage.llm_calls": 1}
+    assert usage_totals(used_by(account_of(response(cost_usd=-1.0)))) == {"agentbus.usage.llm_calls": 1}
 
 
 # -- model calls ------------------------------------------------------------------------------------------------------

@@ -37,9 +37,10 @@ from otel_agentbus.events import (
     ToolCallStart,
     TurnComplete,
 )
-from otel_agentbus.telemetry import metrics
+from otel_agentbus.telemetry import metrics, run_metrics
 from otel_agentbus.telemetry.metrics import MetricsBridge
 from otel_agentbus.telemetry.names import Flavour
+from otel_agentbus.telemetry.usage import Usage
 
 SECOND = 1_000_000_000
 
@@ -113,6 +114,16 @@ def _points(metric: Any) -> Points:
 def response(**fields: Any) -> LlmResponse:
     given: dict[str, Any] = {"model_provider": "openai", "model": "gpt", "duration": 1.5, "success": True}
     return LlmResponse(**(given | fields))
+
+
+class OneDollar:
+    """A price list in which every call costs a dollar."""
+
+    def charge(self, event: LlmResponse, usage: Usage) -> tuple[float | None, str]:
+        return 1.0, "priced"
+
+    def warm(self, event: LlmRequest | LlmResponse) -> None:
+        """Nothing to look up."""
 
 
 @pytest.fixture
@@ -314,7 +325,7 @@ def test_runs_of_a_producer_without_ids_pair_by_source_and_agent(meter: Meter) -
 def test_runs_that_never_end_do_not_make_the_level_drift_for_ever(
     meter: Meter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(metrics, "OPEN_RUNS", 3)
+    monkeypatch.setattr(run_metrics, "OPEN_RUNS", 3)
     bridge = meter.bridge()
     for number in range(10):
         bridge(AgentStart(invocation_id=str(number), agent="a"))
@@ -390,6 +401,8 @@ def test_deployments_and_recoveries_are_paired_by_their_id(meter: Meter) -> None
         "agentbus.deployments": {"status=succeeded": 2, "status=failed": 2},
         "agentbus.deployment.duration": {"status=succeeded": (1, 30.0), "status=failed": (1, 10.0)},
         "agentbus.recovery.time": {"": (1, 30.0)},
+        "agentbus.deployment.open": {"": 0},
+        "agentbus.recovery.open": {"": 1},  # of 3 nobody has said that it works again
     }
 
 
@@ -397,15 +410,19 @@ def test_deployments_and_recoveries_are_paired_by_their_id(meter: Meter) -> None
 
 
 def test_every_instrument_has_its_kind_its_unit_and_buckets_that_fit(meter: Meter) -> None:
-    bridge = meter.bridge("both", health=lambda: {"spans.open": 1, "events.emitted": 2})
-    run: dict[str, Any] = {"agent": "a", "invocation_id": "1"}
+    health = {"spans.open": 1, "events.emitted": 2, "budget": {"used": {"daily": 0.5}}}
+    bridge = meter.bridge("both", health=lambda: health, prices=OneDollar(), commit_times=lambda _sha: 0.0)
+    run: dict[str, Any] = {"agent": "a", "invocation_id": "1", "model": "gpt", "model_provider": "openai"}
     for event in (
         AgentStart(**run),
         response(**FULL, invocation_id="1"),
         response(),
         ToolCall(tool="t", duration=0.1, success=True),
-        AgentEnd(**run, duration=1.0),
-        CacheHit(cache_type="c", tokens_saved=1),
+        CacheHit(cache_type="c", tokens_saved=1, invocation_id="1", agent="a"),
+        response(call_id="c", source="s", seq=1),
+        response(call_id="c", source="s", seq=2),
+        AgentEnd(**run, duration=1.0, tokens_used=1),
+        DomainEvent(name="budget_threshold_hit", data={"budget": "daily", "threshold": 0.8}),
         CacheMiss(cache_type="c"),
         Error(component="c", message="m"),
         ChannelMessage(channel="c", direction="d"),
@@ -413,12 +430,16 @@ def test_every_instrument_has_its_kind_its_unit_and_buckets_that_fit(meter: Mete
         DeploymentStarted(deploy_id="1", time_ns=0),
         DeploymentFailed(deploy_id="1", reason="r", time_ns=1),
         RecoveryCompleted(deploy_id="1", time_ns=2),
+        DeploymentCompleted(deploy_id="2", commit_sha="abc", time_ns=3),
         CacheHit(cache_type="c", tokens_saved=-1),
     ):
         bridge(event)
     call = [0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92]
     run_ = [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 51.2, 102.4, 204.8, 409.6]
     tokens = [1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 67108864]
+    calls = [1, 2, 4, 8, 16, 32, 64, 128]
+    hour, day = 3600, 86_400
+    lead = [60, 300, 900, 1800, hour, 2 * hour, 4 * hour, 8 * hour, *(day * days for days in (1, 2, 4, 7, 14, 30))]
     deploy = [1, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200]
     histograms = {
         "gen_ai.client.token.usage": ("{token}", tokens),
@@ -432,6 +453,9 @@ def test_every_instrument_has_its_kind_its_unit_and_buckets_that_fit(meter: Mete
         "gen_ai.execute_tool.duration": ("s", call),
         "agentbus.deployment.duration": ("s", deploy),
         "agentbus.recovery.time": ("s", deploy),
+        "agentbus.deployment.lead_time": ("s", lead),
+        "gen_ai.invoke_agent.inference_calls": ("{inference_call}", calls),
+        "gen_ai.invoke_agent.tool_calls": ("{tool_call}", calls),
     }
     sums = {
         "gen_ai.client.inference.usage.input_tokens": "{token}",
@@ -453,6 +477,12 @@ def test_every_instrument_has_its_kind_its_unit_and_buckets_that_fit(meter: Mete
         "agentbus.channel.messages": "{message}",
         "agentbus.heartbeats": "{heartbeat}",
         "agentbus.deployments": "{deployment}",
+        "agentbus.deployment.open": "{deployment}",
+        "agentbus.recovery.open": "{deployment}",
+        "agentbus.cost.saved": "{USD}",
+        "agentbus.calls.duplicate": "{call}",
+        "agentbus.usage.mismatch": "{run}",
+        "agentbus.budget.thresholds": "{threshold}",
         "agentbus.metrics.discarded": "{measurement}",
         "agentbus.events.emitted": "{event}",
         "agentbus.spans.open": "{span}",
@@ -460,6 +490,7 @@ def test_every_instrument_has_its_kind_its_unit_and_buckets_that_fit(meter: Mete
     assert meter.described() == {
         **{name: ("Histogram", unit, buckets) for name, (unit, buckets) in histograms.items()},
         **{name: ("Sum", unit, None) for name, unit in sums.items()},
+        "agentbus.budget.used": ("Gauge", "1", None),
     }
 
 

@@ -333,6 +333,7 @@ def test_totals_stand_on_the_agents_and_usage_on_the_calls() -> None:
             "agentbus.usage.input_tokens": 20,
             "agentbus.usage.output_tokens": 2,
             "agentbus.usage.llm_calls": 1,
+            "agentbus.usage.mismatch": ("input_tokens", "output_tokens"),
         },
     }
     assert not any(

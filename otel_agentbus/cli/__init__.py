@@ -52,3 +52,4 @@ def _register(name: str, meaning: str) -> None:
 
 _register("demo", "Run a scripted program of three agents and watch its trace grow; no network, no key.")
 _register("doctor", "Say which settings are in force, whether the endpoint answers, and what is wrong.")
+_register("prices", "Explain what a model call costs: source, date, unit prices, arithmetic.")

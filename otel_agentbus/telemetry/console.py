@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from rich.live import Live
 from rich.table import Table
@@ -26,6 +26,18 @@ NARROW, WIDEST = 80, 110
 FRAMES_PER_SECOND = 12
 HEADERS = ("in", "out", "cost", "time")
 _STYLES = {"ok": "green", "error": "bold red", "cancelled": "yellow", "interrupted": "yellow", None: "cyan"}
+
+
+class Priced(Protocol):
+    """What has cost something, as far as that is known."""
+
+    @property
+    def cost(self) -> Decimal | float | None:
+        """In USD; None is unknown."""
+
+    @property
+    def unpriced(self) -> int:
+        """How many calls are not in it."""
 
 
 class Signs(NamedTuple):
@@ -218,7 +230,7 @@ def tokens(count: int) -> str:
     return f"{count:,}" if count else ""
 
 
-def dollars(spent: Spent) -> str:
+def dollars(spent: Priced) -> str:
     """A cost for people. What is unknown of it is a question mark, never 0."""
     unknown = "?" if spent.unpriced else ""
     if spent.cost is None:

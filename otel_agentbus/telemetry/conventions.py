@@ -27,6 +27,7 @@ from otel_agentbus.events import (
 )
 
 from . import moments, names
+from .accounts import account_of, mismatch, totals_reported, usage_totals
 from .attributes import (
     ROOM,
     Attributes,
@@ -43,7 +44,7 @@ from .attributes import (
 )
 from .moments import error_kind, error_of
 from .names import Flavour
-from .usage import cost_of, count, usage_of, usage_totals
+from .usage import count
 
 #: A model call has more attributes of ours, so it may bring fewer of its own than `ROOM`.
 LLM_ROOM = 15
@@ -121,7 +122,7 @@ class Conventions:
         """The agent span's attributes at its end, with the sums over its run's model calls (see `usage.used_by`)."""
         attributes = _brought(event, ROOM, names.DROPPED_AT_END)
         attributes |= usage_totals(totals or {})
-        _put_reported(attributes, event)
+        _put_reported(attributes, event, totals or {})
         self._model_of_agent(event, attributes)
         _put_end(attributes, event)
         return attributes
@@ -157,12 +158,17 @@ class Conventions:
         return attributes
 
     def _put_usage(self, attributes: Attributes, event: LlmResponse) -> None:
-        usage = usage_of(event)
+        usage, cost, status, saved, duplicate = account_of(event)
+        if duplicate is not None:  # the counts stand on the span of the call that told of them first
+            attributes[names.DUPLICATE] = duplicate
+            if usage.input is None and usage.output is None:
+                return
         if event.usage:
             self._put_further_usage(attributes, mapping(event.usage))
-        cost, status = cost_of(event, usage)
         put(attributes, names.COST, cost)
         attributes[names.COST_STATUS] = status
+        if saved:
+            attributes[names.COST_SAVED] = saved
         put(attributes, names.REASONING_TOKENS, usage.reasoning)
         for key in self._cache_write:
             put(attributes, key, usage.cache_write)
@@ -269,14 +275,11 @@ def _put_end(attributes: Attributes, event: AgentEnd | LlmResponse | ToolCall) -
     put_name(attributes, names.OUTCOME, event.outcome)
 
 
-def _put_reported(attributes: Attributes, event: AgentEnd) -> None:
-    used = event.tokens_used
-    counts = used if isinstance(used, Mapping) else {"tokens": used}
-    for key in ("input_tokens", "output_tokens", "tokens"):
-        put(attributes, names.REPORTED + key, count(counts.get(key)))
-    cost = number(event.cost_usd)
-    if cost is not None and cost >= 0:
-        attributes[names.REPORTED + "cost_usd"] = cost
+def _put_reported(attributes: Attributes, event: AgentEnd, totals: Mapping[str, float]) -> None:
+    """The producer's own totals, for comparison, and which of them differ from the sums of the calls."""
+    for key, given in totals_reported(event).items():
+        attributes[names.REPORTED + key] = given
+    put(attributes, names.MISMATCH, mismatch(event, totals) or None)
 
 
 def _llm(event: LlmRequest | LlmResponse, attributes: Attributes, operation: str, provider: str | None) -> Named:

@@ -90,6 +90,11 @@ DIRECTION: Final = "agentbus.channel.direction"
 COST: Final = "agentbus.cost.usd"
 COST_STATUS: Final = "agentbus.cost.status"
 COST_SOURCE: Final = "agentbus.cost.source"
+COST_SAVED: Final = "agentbus.cost.saved_usd"
+#: What gave away that a model call was told of before; its counts stand on the span that told of them first.
+DUPLICATE: Final = "agentbus.duplicate"
+#: Which totals of an agent's producer differ from the sums of the run's calls.
+MISMATCH: Final = "agentbus.usage.mismatch"
 COMPONENT: Final = "agentbus.component"
 BUDGET: Final = "agentbus.budget.name"
 THRESHOLD: Final = "agentbus.budget.threshold"

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Literal
+from typing import Any, Literal
 
 from ..events import (
     AgentEnd,
@@ -26,8 +26,9 @@ from ..events import (
     ToolCallStart,
     name_of,
 )
+from .accounts import account_of
 from .ids import call_of
-from .usage import cost_of, usage_of
+from .ledger import Ledger, Prices
 
 Kind = Literal["agent", "llm", "tool", "moment"]
 
@@ -116,10 +117,11 @@ class Outline:
     """Hears events, as a handler or from a journal, and knows the tree and the totals of what it has heard.
 
     Hearing costs the emitter one append; whoever reads pays for the rest. It keeps everything: it is for programs that
-    a person looks at, not for a service that runs for weeks.
+    a person looks at, not for a service that runs for weeks. Calls are priced by `prices`, each once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, prices: Prices | None = None) -> None:
+        self._ledger = Ledger(prices)
         self._heard: deque[Event] = deque()
         self._lock = threading.Lock()
         self._rows: dict[Key, Row] = {}
@@ -156,10 +158,11 @@ class Outline:
 
     def _apply(self, event: Event) -> None:
         self._trace = self._trace or event.trace
+        account = self._ledger.judge(event)
         if isinstance(event, (AgentStart, LlmRequest, ToolCallStart)):
             self._begin(event)
         elif isinstance(event, (AgentEnd, LlmResponse, ToolCall)):
-            self._end(event)
+            self._end(event, account)
         elif not isinstance(event, HeartbeatTick):
             row = Row("moment", name_of(event), event.time_ns or 0, detail=_told(event), outcome="ok")
             self._place(row, event)
@@ -192,7 +195,7 @@ class Outline:
                     return found
         return self._rows.get((scope, "agent", scope)) if scope else None
 
-    def _end(self, event: AgentEnd | LlmResponse | ToolCall) -> None:
+    def _end(self, event: AgentEnd | LlmResponse | ToolCall, account: Any) -> None:
         row = self._find(event)
         if row is None:
             row = self._begin(event)
@@ -204,7 +207,7 @@ class Outline:
         row.outcome = event.outcome
         row.duration = (event.time_ns or 0) / 1e9 - row.started_ns / 1e9 if event.duration is None else event.duration
         row.reason = _reason(event)
-        self._count(row, event)
+        self._count(row, event, account)
 
     def _find(self, event: Event) -> Row | None:
         kind, name, local = _identity(event)
@@ -217,7 +220,7 @@ class Outline:
                 return row
         return None
 
-    def _count(self, row: Row, event: AgentEnd | LlmResponse | ToolCall) -> None:
+    def _count(self, row: Row, event: AgentEnd | LlmResponse | ToolCall, account: Any) -> None:
         totals = self._totals
         failed, cancelled = row.outcome == "error", row.outcome == "cancelled"
         spent = Spent(1, int(failed), int(cancelled), seconds=row.duration or 0.0)
@@ -226,11 +229,11 @@ class Outline:
         elif isinstance(event, ToolCall):
             totals.tools.add(spent)
         else:
-            usage = usage_of(event)
-            cost, status = cost_of(event, usage)
+            usage, cost, status, _saved, duplicate = account or account_of(event)
+            spent.calls = int(duplicate is None)
             spent.input, spent.output, spent.cached = usage.input or 0, usage.output or 0, usage.cache_read or 0
             spent.cost = None if cost is None else Decimal(repr(cost))
-            spent.unpriced = int(cost is None and status != "no_usage")
+            spent.unpriced = int(cost is None and duplicate is None and status != "no_usage")
             for above in row.up():
                 above.spent.add(spent)
             totals.models.setdefault((row.agent, event.response_model or event.model), Spent()).add(spent)

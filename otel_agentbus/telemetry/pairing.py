@@ -26,11 +26,11 @@ from ..events import (
     ToolCallStart,
     TurnComplete,
 )
+from .accounts import account_of, used_by
 from .deployments import Deployments
 from .ids import SpanKindName, call_of
 from .places import Lineage, Place, above
 from .runs import CallKey, OpenSpan, Run, Table, Writer
-from .usage import used_by
 
 
 class Source:
@@ -235,7 +235,7 @@ class Source:
         else:
             run.calls.pop(open_.key, None)
             if isinstance(event, LlmResponse) and run.id:
-                used = used_by(event)
+                used = used_by(account_of(event))
                 for above_run in self._table.ancestors(run):  # as far as this source tells of them
                     for key, amount in used.items():
                         above_run.totals[key] = above_run.totals.get(key, 0) + amount

@@ -42,14 +42,23 @@ class _Drain:
 class Pump:
     """One ring, one background thread, any number of sinks; `idle` is called where the ring is empty.
 
+    `prepare` sees each event before the sinks, and gives them the event that they are to take.
+
     `idle` lets time pass for the sinks; where it says that there is more to do, it is called again soon.
     """
 
-    def __init__(self, size: int, sinks: tuple[Callable[[Event], None], ...], idle: Callable[[], bool | None]) -> None:
+    def __init__(
+        self,
+        size: int,
+        sinks: tuple[Callable[[Event], None], ...],
+        idle: Callable[[], bool | None],
+        prepare: Callable[[Event], Event] | None = None,
+    ) -> None:
         self.ring: deque[Event] = deque()
         self.size = size
         self.dropped = 0
         self._sinks = sinks
+        self._prepare = prepare
         self._idle = idle
         self._drains: deque[_Drain] = deque()
         self._renew()
@@ -146,11 +155,20 @@ class Pump:
             event = self.ring.popleft()
         except IndexError:  # the bound has dropped it meanwhile
             return
+        if self._prepare is not None:
+            event = self._prepared(self._prepare, event)
         for sink in self._sinks:
             try:
                 sink(event)
             except Exception:  # noqa: BLE001 - one sink's failure is not the other's
                 _log.exception("A sink failed on %s", event.kind)
+
+    def _prepared(self, prepare: Callable[[Event], Event], event: Event) -> Event:
+        try:
+            return prepare(event)
+        except Exception:  # noqa: BLE001 - what an event costs may fail; what it tells must not be lost with that
+            _log.exception("Preparing failed on %s", event.kind)
+            return event
 
     def _isolated(self, function: Callable[[], object]) -> object:
         try:

@@ -187,6 +187,15 @@ class Pending(Generic[K, V]):
         with self._lock:
             return self._waiting.pop(key, None)
 
+    def pop(self, key: K) -> tuple[bool, V | None]:
+        """Whether something waited under this key, and what."""
+        with self._lock:
+            return (True, self._waiting.pop(key)) if key in self._waiting else (False, None)
+
+    def look(self, key: K) -> V | None:
+        """What waits under this key, which goes on waiting."""
+        return self._waiting.get(key)
+
     def drain(self) -> list[V]:
         """Everything that waits, which waits no longer."""
         with self._lock:
@@ -199,7 +208,7 @@ class Pending(Generic[K, V]):
         self._waiting = {}
 
 
-class Ledger:
+class Instruments:
     """The instruments of one meter provider, their bounded attribute sets and their running sums.
 
     Each provider has one, because OpenTelemetry never asks a second observable instrument of the same name: a bus that
@@ -240,20 +249,22 @@ class Ledger:
             metric.name, metric.unit, metric.description, explicit_bucket_boundaries_advisory=buckets
         )
 
-    def counter(self, metric: Metric, attribute: str | None = None, *, falls: bool = False) -> Tally:
-        """The counter of this name; one that falls, too, is a level."""
+    def counter(self, metric: Metric, attribute: str | None = None) -> Tally:
+        """The counter (or level) of this name; the attribute, if any, tells kinds of which there are a few."""
         with self._lock:
             tally = self._tallies.get(metric.name)
             if tally is None:
                 tally = self._tallies[metric.name] = Tally(attribute)
-                self.observe(metric, tally.observe, falls=falls)
+                self.observe(metric, tally.observe)
             return tally
 
-    def observe(
-        self, metric: Metric, callback: Callable[[CallbackOptions], Iterable[Observation]], *, falls: bool = False
-    ) -> None:
+    def observe(self, metric: Metric, callback: Callable[[CallbackOptions], Iterable[Observation]]) -> None:
         """Have this callback asked whenever the metric is collected."""
-        create = self._meter.create_observable_up_down_counter if falls else self._meter.create_observable_counter
+        create = {
+            "counter": self._meter.create_observable_counter,
+            "level": self._meter.create_observable_up_down_counter,
+            "gauge": self._meter.create_observable_gauge,
+        }[metric.kind]
         create(metric.name, [callback], metric.unit, metric.description)
 
     def forget(self) -> None:
@@ -270,14 +281,14 @@ class Ledger:
         return [Observation(self.overflowed)] if self.overflowed else []
 
 
-_ledgers: WeakKeyDictionary[MeterProvider, Ledger] = WeakKeyDictionary()
-_ledgers_lock = RLock()
+_opened: WeakKeyDictionary[MeterProvider, Instruments] = WeakKeyDictionary()
+_opened_lock = RLock()
 
 
-def ledger_of(provider: MeterProvider) -> Ledger:
-    """The provider's ledger, opened when it is first asked for."""
-    with _ledgers_lock:
-        ledger = _ledgers.get(provider)
-        if ledger is None:
-            ledger = _ledgers[provider] = Ledger(provider)
-        return ledger
+def instruments_of(provider: MeterProvider) -> Instruments:
+    """The provider's instruments, made when it is first asked for."""
+    with _opened_lock:
+        made = _opened.get(provider)
+        if made is None:
+            made = _opened[provider] = Instruments(provider)
+        return made

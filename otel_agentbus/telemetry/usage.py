@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import Final, NamedTuple
 
 from otel_agentbus.events import LlmResponse
 
-from . import names
-from .attributes import Attributes, number
-
 #: No model call uses more; a larger count is a mistake that would spoil every sum it enters.
 MAX_TOKENS = 10**9
-MAX_COST = 10**6
 
 
 class Usage(NamedTuple):
@@ -35,14 +32,19 @@ def count(value: object) -> int | None:
 
 
 def usage_of(event: LlmResponse) -> Usage:
-    """The event's counts as totals: a part that is larger than its total shows that the total was given without it."""
-    given = (
+    """The event's counts as totals: a part that is larger than its total shows that the total was given without it.
+
+    What the event's own fields leave open is read from the provider's raw counts in `event.usage`, if it has them.
+    """
+    given: tuple[object, ...] = (
         event.input_tokens,
         event.output_tokens,
         event.cache_read_input_tokens,
         event.cache_write_input_tokens,
         event.reasoning_output_tokens,
     )
+    if event.usage:
+        given = _completed(given, event.usage)
     counts = [None if value is None else count(value) for value in given]
     total_in, total_out, cache_read, cache_write, reasoning = counts
     cached = (cache_read or 0) + (cache_write or 0)
@@ -54,49 +56,97 @@ def usage_of(event: LlmResponse) -> Usage:
     return Usage(total_in, total_out, cache_read, cache_write, reasoning, invalid)
 
 
-def cost_of(event: LlmResponse, usage: Usage) -> tuple[float | None, str]:
-    """What the call cost in USD, where it is known, and how that is known or why not. Unknown is never 0."""
-    if event.cost_usd is not None:
-        cost = number(event.cost_usd)
-        return (cost, "reported") if cost is not None and 0 <= cost <= MAX_COST else (None, "invalid_usage")
-    if usage.invalid:
-        return None, "invalid_usage"
-    if usage.input is None and usage.output is None:
-        return None, "no_usage"
-    return None, "no_price_source"
+# -- raw counts -------------------------------------------------------------------------------------------------------
+#: How many entries of a raw usage are looked at, and how deep they may be nested.
+RAW_ROOM: Final = 64
+_RAW_DEPTH: Final = 3
 
-
-def used_by(event: LlmResponse) -> dict[str, float]:
-    """What one call adds to the totals of the runs above it: what is known of its tokens and its cost, and itself."""
-    usage = usage_of(event)
-    cost, _ = cost_of(event, usage)
-    used: dict[str, float] = {"calls": 1}
-    if usage.input is not None:
-        used["input_tokens"] = usage.input
-    if usage.output is not None:
-        used["output_tokens"] = usage.output
-    if usage.cache_read is not None:
-        used["cache_read_input_tokens"] = usage.cache_read
-    if usage.cache_write is not None:
-        used["cache_write_input_tokens"] = usage.cache_write
-    if usage.reasoning is not None:
-        used["reasoning_output_tokens"] = usage.reasoning
-    if cost is not None:
-        used["cost_usd"] = cost
-    return used
-
-
-def usage_totals(totals: Mapping[str, float]) -> Attributes:
-    """The totals of a run (sums of what `used_by` says) as attributes of the agent's span, and of no other span."""
-    return {attribute: totals[key] for key, attribute in _TOTALS if key in totals}
-
-
-_TOTALS = (
-    ("cache_read_input_tokens", names.RUN_USAGE + "cache_read_input_tokens"),
-    ("cache_write_input_tokens", names.RUN_USAGE + "cache_write_input_tokens"),
-    ("reasoning_output_tokens", names.RUN_USAGE + "reasoning_output_tokens"),
-    ("input_tokens", names.RUN_USAGE + "input_tokens"),
-    ("output_tokens", names.RUN_USAGE + "output_tokens"),
-    ("cost_usd", names.RUN_USAGE + "cost_usd"),
-    ("calls", names.RUN_USAGE + "llm_calls"),
+#: Totals that include what they are made of, the first that is there.
+_INPUT: Final = ("prompt_tokens", "promptTokenCount", "prompt_token_count", "input_tokens")
+_OUTPUT: Final = ("completion_tokens", "output_tokens", "outputTokens")
+_CACHE_READ: Final = (
+    *("cache_read_input_tokens", "cacheReadInputTokens", "cache_read_tokens"),
+    *("prompt_tokens_details.cached_tokens", "input_tokens_details.cached_tokens", "input_token_details.cached_tokens"),
+    *("cachedContentTokenCount", "cached_content_token_count", "prompt_cache_hit_tokens", "cached_tokens"),
 )
+_CACHE_WRITE: Final = (
+    *("cache_creation_input_tokens", "cacheWriteInputTokens", "cache_write_input_tokens", "cache_write_tokens"),
+    *("prompt_tokens_details.cache_write_tokens", "input_tokens_details.cache_write_tokens"),
+)
+_CACHE_WRITES: Final = (
+    ("cache_creation.ephemeral_5m_input_tokens", "ephemeral_5m_input_tokens", "cache_write_5m_tokens"),
+    ("cache_creation.ephemeral_1h_input_tokens", "ephemeral_1h_input_tokens", "cache_write_1h_tokens"),
+)
+_REASONING: Final = (
+    *("completion_tokens_details.reasoning_tokens", "output_tokens_details.reasoning_tokens"),
+    *("output_tokens_details.thinking_tokens", "reasoning_output_tokens", "reasoning_tokens"),
+    *("thoughtsTokenCount", "thoughts_token_count"),
+)
+#: Whoever says one of these counts like Anthropic: its input tokens are those that are neither read nor written.
+_EXCLUSIVE: Final = ("cache_creation_input_tokens", "cache_read_input_tokens")
+#: Gemini's answer is counted in two parts, and so is its question.
+_ANSWER: Final = ("candidatesTokenCount", "candidates_token_count")
+_THOUGHTS: Final = ("thoughtsTokenCount", "thoughts_token_count")
+_TOOL_USE: Final = ("toolUsePromptTokenCount", "tool_use_prompt_token_count")
+
+
+def flat(given: object) -> Iterator[tuple[str, object]]:
+    """The entries of a usage, nested ones under their joined names; only as many as a usage may have."""
+    return islice(_flat(given, "", _RAW_DEPTH), RAW_ROOM)
+
+
+def _flat(given: object, prefix: str, depth: int) -> Iterator[tuple[str, object]]:
+    if not isinstance(given, Mapping):
+        return
+    for key, value in given.items():
+        if isinstance(key, str) and isinstance(value, Mapping):
+            if depth:
+                yield from _flat(value, f"{prefix}{key}.", depth - 1)
+        elif isinstance(key, str):
+            yield prefix + key, value
+
+
+def _completed(given: tuple[object, ...], usage: object) -> tuple[object, ...]:
+    """The five counts of the event, those that are unset as the raw usage says them."""
+    said = {key: value for key, value in flat(usage) if value is not None}
+    total_in, total_out, cache_read, cache_write, reasoning = given
+    if cache_read is None:
+        cache_read = _first(said, _CACHE_READ)
+    if cache_write is None:
+        cache_write = _first(said, _CACHE_WRITE)
+        if cache_write is None:
+            cache_write = _sum([_first(said, spellings) for spellings in _CACHE_WRITES])
+    if reasoning is None:
+        reasoning = _first(said, _REASONING)
+    if total_in is None:
+        total_in = _raw_input(said, cache_read, cache_write)
+    if total_out is None:
+        total_out = _first(said, _OUTPUT)
+        if total_out is None:
+            total_out = _sum([_first(said, _ANSWER), _first(said, _THOUGHTS)])
+    return total_in, total_out, cache_read, cache_write, reasoning
+
+
+def _raw_input(said: Mapping[str, object], cache_read: object, cache_write: object) -> object:
+    beside = said.get("inputTokens")  # Bedrock's, without what is cached
+    if beside is None and any(key in said for key in _EXCLUSIVE):
+        beside = said.get("input_tokens")
+    if beside is not None:
+        return _sum([beside, cache_read, cache_write])
+    return _sum([_first(said, _INPUT), _first(said, _TOOL_USE)])
+
+
+def _first(said: Mapping[str, object], spellings: tuple[str, ...]) -> object:
+    for key in spellings:
+        if key in said:
+            return said[key]
+    return None
+
+
+def _sum(parts: list[object]) -> object:
+    """The sum of what is there; what is no count stays as it is, so that it is counted as invalid."""
+    known = [part for part in parts if part is not None]
+    counted = [number for part in known if (number := count(part)) is not None]
+    if len(counted) < len(known):
+        return next(part for part in known if count(part) is None)
+    return sum(counted) if known else None

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.metrics import CallbackOptions, Observation
 
 from . import instruments, names
-from .attributes import mapping, whole
+from .attributes import mapping, number, whole
 
 if TYPE_CHECKING:
-    from .series import Ledger
+    from .series import Instruments
 
 #: What tells how a pipeline is: `{"events.dropped": 3}`, or nested, with the reasons of a number if it has any:
 #: `{"events": {"dropped": {"ring_full": 3}}}`.
@@ -21,6 +22,8 @@ Health = Callable[[], Mapping[str, Any]]
 
 #: How many reasons one number may have; further ones are counted together.
 REASONS = 50
+#: How long the name of a budget may be.
+NAME_LENGTH = 128
 OTHER = "other"
 _OPEN = "spans.open"
 
@@ -28,13 +31,14 @@ _OPEN = "spans.open"
 class Vitals:
     """The pipelines that export through one meter provider, seen as one; the counts of those that closed stay."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, made: Instruments) -> None:
         self._lock = RLock()
         self._living: list[Health] = []
         self._past: dict[str, Counter[str | None]] = {}
         for key, metric in instruments.HEALTH.items():
-            ledger.observe(metric, self._observer(key))
-        ledger.observe(instruments.SPANS_OPEN, self._observer(_OPEN), falls=True)
+            made.observe(metric, self._observer(key))
+        made.observe(instruments.SPANS_OPEN, self._observer(_OPEN))
+        made.observe(instruments.BUDGET_USED, self._observe_budgets)
 
     def watch(self, health: Health) -> None:
         """Ask this one whenever metrics are collected."""
@@ -59,6 +63,19 @@ class Vitals:
         self._lock = RLock()
         self._past = {}
 
+    def _observe_budgets(self, _options: CallbackOptions) -> list[Observation]:
+        """The share of each budget that is used, in the pipeline in which it is highest."""
+        with self._lock:
+            living = list(self._living)
+        highest: dict[str, float] = {}
+        for health in living:
+            used = mapping(mapping(health().get("budget")).get("used"))
+            for name, value in islice(used.items(), REASONS):
+                share = _share(value)
+                if share is not None:
+                    highest[name] = max(share, highest.get(name, 0.0))
+        return [Observation(share, {names.BUDGET: name[:NAME_LENGTH]}) for name, share in highest.items()]
+
     def _observer(self, key: str) -> Callable[[CallbackOptions], list[Observation]]:
         def observe(_options: CallbackOptions) -> list[Observation]:
             with self._lock:
@@ -70,6 +87,11 @@ class Vitals:
         return observe
 
 
+def _share(value: object) -> float | None:
+    share = number(value)
+    return share if share is not None and share >= 0 else None
+
+
 def _reason(reason: str | None) -> dict[str, str]:
     return {} if reason is None else {names.REASON: reason}
 
@@ -78,8 +100,8 @@ def _numbers(health: Mapping[str, Any], key: str) -> Iterator[tuple[str | None, 
     """What health says under this key, by reason where it tells reasons."""
     group, _, part = key.partition(".")
     value = health.get(key, mapping(health.get(group)).get(part))
-    for reason, number in mapping(value).items() if isinstance(value, Mapping) else ((None, value),):
-        counted = whole(number)
+    for reason, told in mapping(value).items() if isinstance(value, Mapping) else ((None, value),):
+        counted = whole(told)
         if counted is not None:
             yield reason, counted
 

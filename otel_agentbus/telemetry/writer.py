@@ -36,6 +36,7 @@ from ..events import (
     ToolCallStart,
 )
 from . import names
+from .accounts import usage_totals
 from .conventions import Conventions
 from .current import SPAN_KEY, Begin, decided, link_of, span_context
 from .ids import Ids
@@ -43,7 +44,6 @@ from .origin import RANDOM, SAMPLED, Origin, read_origin
 from .places import Place, span_data
 from .runs import OpenSpan
 from .tracer import Prepared, start_prepared
-from .usage import usage_totals
 
 #: How many trees' decisions are remembered, of those that no caller has decided.
 DECISIONS = 4096
