@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 from . import events
 from ._version import __version__
 from .adapters import instrument
+from .budgets import Budget, BudgetCheck
 from .carriers import extract, inject, resume
-from .errors import AgentBusError
+from .errors import AgentBusError, BudgetExceeded
 from .invocation import Invocation, InvocationExecutor, carry, current
 from .observe import agent, llm, stream, tool
 from .router import Router, Subscription
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AgentBusError",
+    "Budget",
+    "BudgetCheck",
+    "BudgetExceeded",
     "Bus",
     "Invocation",
     "InvocationExecutor",

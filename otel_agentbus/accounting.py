@@ -1,40 +1,109 @@
-"""Where money meets the bus: one price list, one ledger and one summary, all fed in the background."""
+"""Where money meets the bus: one price list, the ledgers, the budgets and the summary.
+
+The pump enters every event before anything is made of it, so that spans, metrics and tables say the same. Budgets
+cannot wait for the pump: they count a call where it ends, and refuse the next one where it begins. So they have a
+ledger of their own; what ends before the price list is loaded waits for it, and is counted by the pump.
+"""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterable
+from typing import Any
 
-from .events import Event, LlmRequest, LlmResponse
+from .budgets import Budget, BudgetCheck, Budgets, Spent, load_budgets
+from .events import AgentEnd, AgentStart, CacheHit, Event, LlmRequest, LlmResponse
+from .router import Router
 from .settings import Settings
+from .telemetry.accounts import Account
 from .telemetry.ledger import Ledger
-from .telemetry.pricing import PriceBook
+from .telemetry.pricing import Charge, PriceBook
 from .telemetry.summary import Summary
+from .telemetry.usage import Usage
 
 #: What needs the price list.
 _PRICED = frozenset((LlmRequest, LlmResponse))
 
 
 class Accounting:
-    """Enters every event before anything is made of it, so that spans, metrics and tables say the same."""
+    """The accounts of one bus.
 
-    def __init__(self, settings: Settings) -> None:
+    Args:
+        settings: where the user's prices and budgets are.
+        budgets: instead of those of the settings.
+        publish: how a budget's threshold is told.
+
+    Raises:
+        ConfigurationError: a file of prices or budgets is wrong.
+
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        budgets: Iterable[Budget] | None = None,
+        publish: Callable[[str, dict[str, Any]], object] = lambda _name, _data: None,
+    ) -> None:
+        if budgets is None:
+            budgets = load_budgets(settings.budgets) if settings.budgets else ()
         self.prices = PriceBook(settings.prices)
-        self.ledger = Ledger(self.prices)
         self.summary = Summary()
+        self._ledger = Ledger(self.prices)
+        self._spending = Ledger(_AtHand(self.prices))
+        self.budgets = Budgets(budgets, account=self._spent, publish=publish)
+        listed = self.budgets.budgets
+        self._count_money = any(budget.usd is not None for budget in listed)
+        if self._count_money and any(budget.on_exceeded == "raise" for budget in listed):
+            self.prices.load()  # while wiring: the first call is to be refused as exactly as the last
+
+    def listen(self, router: Router, *, background: bool) -> None:
+        """Count what is spent where it is told, and answer who asks; without a background, load the prices apart."""
+        router.answer(BudgetCheck)(self.budgets.answer)
+        if self.budgets.budgets:
+            router.subscribe(self._spending.judge, LlmRequest, CacheHit, priority=-999_999)
+            router.subscribe(self.budgets, LlmResponse, AgentStart, AgentEnd, priority=-999_999)
+            if not background:
+                self.prices.load_in_background()
 
     def enter(self, event: Event) -> Event:
         """Give the event its account; the first model call waits here for the price list, in the background."""
         if event.__class__ in _PRICED and not self.prices.ready and not _interrupted():
             self.prices.load()
-        event = self.ledger.enter(event)
+        event = self._ledger.enter(event)
         self.summary(event)
+        self.budgets.settle()
         return event
 
     def after_fork(self) -> None:
         """In the child: nothing of what the parent has spent."""
         self.prices.after_fork()
-        self.ledger.forget()
+        self._ledger.forget()
+        self._spending.forget()
+        self.budgets.after_fork()
         self.summary.forget()
+
+    def _spent(self, event: LlmResponse) -> Spent | None:
+        """What the call used; None while the price list is not loaded. A model's first price takes a third of a ms."""
+        if self._count_money and not self.prices.ready and event.cost_usd is None:
+            return None
+        account: Account = self._spending.judge(event)
+        usage = account.usage
+        cost = 0.0 if account.duplicate and account.cost_usd is None else account.cost_usd
+        return Spent((usage.input or 0) + (usage.output or 0), cost)
+
+
+class _AtHand:
+    """The price list, without its work ahead: what waits for an answer must not cost the one who asks."""
+
+    def __init__(self, prices: PriceBook) -> None:
+        self._prices = prices
+
+    def charge(self, event: LlmResponse, usage: Usage) -> Charge:
+        """What the call costs by list."""
+        return self._prices.charge(event, usage)
+
+    def warm(self, event: LlmRequest | LlmResponse) -> None:
+        """Left to the background, which sees the request, too."""
 
 
 def _interrupted() -> bool:

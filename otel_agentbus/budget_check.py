@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .spending import Limit, Scope, Unit
+from .blocks import clock, surrounding
+from .calls import run_of
+from .invocation import Boundary
+from .spending import Limit, Scope, Unit, Where
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,3 +68,13 @@ def state_of(scope: Scope, limit: Limit) -> BudgetState:
         exceeded=scope.is_over(limit),
         unpriced_calls=scope.unpriced,
     )
+
+
+def here() -> Where:
+    """Where something would be spent that begins now."""
+    frame = surrounding()
+    if frame is None or isinstance(frame, Boundary):
+        return Where(None, clock.time_ns(), None, None, None, None, None)
+    run, block = frame.invocation, run_of(frame)
+    model, provider = (None, None) if block is None else (block.model, block.provider)
+    return Where(run.root_id or None, clock.time_ns(), run.agent, model, provider, run.channel, run.conversation_id)

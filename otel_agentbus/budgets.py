@@ -11,13 +11,12 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from .blocks import clock, surrounding
-from .budget_check import BudgetCheck, BudgetCheckResult, BudgetState, state_of
+from .budget_check import BudgetCheck, BudgetCheckResult, BudgetState, here, state_of
 from .budget_file import load_budgets
-from .calls import run_of
 from .errors import BudgetExceeded, ConfigurationError
 from .events import AgentEnd, AgentStart, Event, LlmResponse
-from .invocation import Boundary, Invocation, text
-from .spending import SCOPES, Budget, Meter, Reached, Spent, Where
+from .invocation import Invocation, text
+from .spending import SCOPES, Budget, Meter, Reached, Spent, Where, money
 
 _log = logging.getLogger("otel_agentbus.budgets")
 
@@ -121,7 +120,8 @@ class Budgets:
 
     def _add(self, event: LlmResponse, where: Where, spent: Spent) -> list[Hit]:
         """Add it to all its scopes; gives the thresholds to be told, once the lock is left."""
-        return self._do(lambda: [(event, hit) for meter in self._meters for hit in meter.add(where, spent)])
+        tokens, usd = spent.tokens, money(spent.usd)
+        return self._do(lambda: [(event, hit) for meter in self._meters for hit in meter.add(where, tokens, usd)])
 
     def _do(self, work: Callable[[], list[Hit]]) -> list[Hit]:
         """Change the meters, one piece of work after the other; gives the thresholds that were reached."""
@@ -168,7 +168,7 @@ class Budgets:
         """Know that this run is over, or that it goes on."""
         for meter in self._meters:
             if over:
-                meter.end(root)
+                meter.end(root, clock.time_ns())
             else:
                 meter.revive(root)
         return []
@@ -310,15 +310,15 @@ class Budgets:
         if not (0 <= usd < math.inf and 0 <= tokens < math.inf):
             raise ValueError(f"what is to be spent must be 0 or more: usd={usd!r}, tokens={tokens!r}")
         self.settle()
-        here = _here()
+        now = here()
         where = Where(
-            root_invocation_id or here.root,
-            here.time_ns if now_ns is None else now_ns,
-            agent or here.agent,
-            model or here.model,
-            provider or here.provider,
-            channel or here.channel,
-            conversation_id or here.conversation,
+            root_invocation_id or now.root,
+            now.time_ns if now_ns is None else now_ns,
+            agent or now.agent,
+            model or now.model,
+            provider or now.provider,
+            channel or now.channel,
+            conversation_id or now.conversation,
         )
         with self._lock:
             scopes = [meter.look(where) or meter.new(where) for meter in self._meters if meter.applies(where)]
@@ -333,7 +333,7 @@ class Budgets:
     # -- how it is -----------------------------------------------------------------------------------------------------
 
     def used(self) -> dict[str, float]:
-        """The share of each budget that is used, in the scope in use now where it is highest."""
+        """The share of each budget that is used, in the scope where it is highest of those in use now or just before."""
         now_ns = clock.time_ns()
         with self._lock:
             living = {meter.budget.name: meter.living(now_ns) for meter in self._meters}
@@ -375,17 +375,7 @@ def _plainly(event: LlmResponse) -> Spent:
 
 
 def _said(value: object) -> str | None:
-    return None if value is None else text(value)
-
-
-def _here() -> Where:
-    """Where something would be spent that begins now."""
-    frame = surrounding()
-    if frame is None or isinstance(frame, Boundary):
-        return Where(None, clock.time_ns(), None, None, None, None, None)
-    run, block = frame.invocation, run_of(frame)
-    model, provider = (None, None) if block is None else (block.model, block.provider)
-    return Where(run.root_id or None, clock.time_ns(), run.agent, model, provider, run.channel, run.conversation_id)
+    return value if value is None or value.__class__ is str else text(value)
 
 
 __all__ = [

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Self
 
 from opentelemetry.metrics import MeterProvider
@@ -15,15 +15,18 @@ from opentelemetry.trace import Tracer, TracerProvider
 from . import adapters, contract
 from .accounting import Accounting
 from .attachment import process
+from .budgets import Budget, BudgetCheckResult
 from .errors import ConfigurationError, UnreadableEvent
 from .events import Event
 from .invocation import Frame
-from .router import OnError, Router, Subscription
+from .receipt import receipt, vital_numbers
+from .router import OnError, Subscription
 from .settings import Settings
 from .stamping import Stamp, StampingRouter
 from .telemetry.content import ContentPolicy, Redact
 from .telemetry.conventions import Conventions
 from .telemetry.current import CallerTracing
+from .telemetry.deployment_metrics import CommitTimes
 from .telemetry.feed import SpanFeed
 from .telemetry.ids import Ids
 from .telemetry.live import LiveTracing
@@ -45,7 +48,14 @@ class Bus:
     """
 
     def __init__(
-        self, settings: Settings, pipeline: Pipeline, *, redact: Redact | None, on_error: OnError | None
+        self,
+        settings: Settings,
+        pipeline: Pipeline,
+        *,
+        redact: Redact | None,
+        on_error: OnError | None,
+        budgets: Iterable[Budget] | None = None,
+        commit_times: CommitTimes | None = None,
     ) -> None:
         self.settings = settings
         self.counts: Counter[str] = Counter()
@@ -56,8 +66,9 @@ class Bus:
         self._build: Callable[[], Pipeline] | None = None
         self._instrumented: adapters.Instrumented | None = None
         self._outlet = Outlet(pipeline)
-        #: Whom a block asks before it begins: budgets that may refuse it.
+        #: Whom a model or tool call asks before it begins: budgets that may refuse it.
         self.gate: Callable[[Any], None] | None = None
+        self._commit_times = commit_times
         self._tracer: Tracer | None = None
         self._spans: SpanFeed | None = None
         self._metrics: MetricsBridge | None = None
@@ -76,7 +87,8 @@ class Bus:
         #: The name of this bus in this process; a child of a fork has another.
         self.source = self._stamp.source
         #: The price list, the ledger of model calls and the summary.
-        self.accounting = Accounting(settings)
+        self.accounting = Accounting(settings, budgets, self.publish)
+        self.gate = self.accounting.budgets.gate
         sinks = (self._to_metrics, self._to_spans)
         self._pump = Pump(settings.queue_size, sinks, self._idle, prepare=self.accounting.enter)
         self.router = StampingRouter(self._stamp, self._is_valid if settings.validate_events else None, on_error)
@@ -105,6 +117,10 @@ class Bus:
     def once(self, *what: Any, **options: Any) -> Callable[[Any], Any]:
         """See `Router.once`."""
         return self.router.once(*what, **options)
+
+    def check_budget(self, **what: Any) -> BudgetCheckResult:
+        """Whether so much more (`usd=`, `tokens=`) may be spent by the run that is current; see `Budgets.check`."""
+        return self.accounting.budgets.check(**what)
 
     def ambient(self) -> Frame | None:
         """The living block whose span is current here, where somebody carried the OpenTelemetry context only."""
@@ -157,7 +173,8 @@ class Bus:
                 conventions=settings.conventions,
                 entered=True,
                 ids=self._ids,
-                health=self._vital_numbers,
+                health=lambda: vital_numbers(self.health()),
+                commit_times=self._commit_times,
             )
         if self._metrics is not None and isinstance(self.tracing, LiveTracing):
             self._metrics.exemplars.ids = None  # the ids are the tracer's own, and not known here
@@ -193,7 +210,9 @@ class Bus:
 
     def start(self) -> None:
         """Begin: listen to everything, start the background."""
-        if not self.settings.sdk_disabled:
+        background = not self.settings.sdk_disabled
+        self.accounting.listen(self.router, background=background)  # budgets hold without telemetry, too
+        if background:
             self.router.subscribe(self._keeper(), priority=-1_000_000)
             self._pump.start()
             self._outlet.start()
@@ -277,38 +296,16 @@ class Bus:
 
     def health(self) -> dict[str, Any]:
         """The delivery receipt: what was emitted, what became of it, and what was lost where."""
-        fed = Counter({} if self._spans is None else self._spans.health())
-        pipeline = self._outlet.pipeline
-        return {
-            "source": self.source,
-            "traces": pipeline.description.get("traces"),
-            "metrics": pipeline.description.get("metrics"),
-            "events": {
-                "emitted": self._stamp.emitted,
-                "queued": len(self._pump.ring) + fed["queued"],
-                "dropped": {
-                    "queue_full": self._pump.dropped + fed["dropped"],
-                    "invalid": self.counts["invalid"] + self.router.refused,
-                },
-                **{key: fed[key] for key in ("duplicate", "skipped", "unknown")},
-            },
-            "spans": {
-                key: fed[key] for key in ("open", "interrupted", "failed", "ended", "exported", "lost", "waiting")
-            },
-            "handlers": {"failures": self.router.failures, "slow_emits": self.router.slow_emits},
-            "endpoints": dict(pipeline.endpoints),
-        }
-
-    def _vital_numbers(self) -> dict[str, Any]:
-        now = self.health()
-        return {
-            "events": {key: now["events"][key] for key in ("emitted", "dropped", "duplicate", "skipped", "unknown")},
-            "spans": {
-                **{key: now["spans"][key] for key in ("open", "interrupted", "exported")},
-                "dropped": now["spans"]["lost"],
-            },
-            "handler": {"failures": now["handlers"]["failures"]},
-        }
+        return receipt(
+            self.source,
+            self._stamp.emitted,
+            self.counts["invalid"] + self.router.refused,
+            {} if self._spans is None else self._spans.health(),
+            self._pump,
+            self._outlet.pipeline,
+            self.router,
+            self.accounting.budgets,
+        )
 
 
 def connect(
@@ -318,6 +315,8 @@ def connect(
     set_global: bool | None = None,
     validate: bool | None = None,
     instrument: str | tuple[str, ...] | list[str] | None = None,
+    budgets: Iterable[Budget] | None = None,
+    commit_times: CommitTimes | None = None,
     redact: Redact | None = None,
     on_error: OnError | None = None,
     settings: Settings | None = None,
@@ -334,6 +333,9 @@ def connect(
         set_global: install the providers that we build as OpenTelemetry's global ones.
         validate: check every emitted event against the contract (for development; invalid ones are counted, not sent).
         instrument: the frameworks to observe: names such as "pydantic-ai", or "auto".
+        budgets: what may be spent, instead of what the file of AGENTBUS_BUDGETS says.
+        commit_times: tells when a commit was made (seconds since the epoch or a datetime), for the deployments' lead
+            time; called in the background with the commit's id.
         redact: called with the field's name and the scrubbed content wherever content is captured; returns what stays.
         on_error: called with (subscription, event, exception) when a handler fails.
         settings: made by hand instead of read from the environment.
@@ -343,7 +345,19 @@ def connect(
         UnsupportedFramework: `instrument` names what cannot be instrumented.
 
     """
-    arguments = (tracer_provider, meter_provider, set_global, validate, _names(instrument), redact, on_error, settings)
+    budgets = None if budgets is None else tuple(budgets)
+    arguments = (
+        tracer_provider,
+        meter_provider,
+        set_global,
+        validate,
+        _names(instrument),
+        budgets,
+        commit_times,
+        redact,
+        on_error,
+        settings,
+    )
     with process.lock:
         connected = process.bus
         if isinstance(connected, Bus):
@@ -363,7 +377,7 @@ def connect(
 
         instrumented = _instrument(chosen.instrument)
         try:
-            bus = Bus(chosen, pipeline(), redact=redact, on_error=on_error)
+            bus = Bus(chosen, pipeline(), redact=redact, on_error=on_error, budgets=budgets, commit_times=commit_times)
         except BaseException:
             if instrumented is not None:
                 instrumented.off()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, fields
 from datetime import UTC, datetime, timedelta
 from decimal import Context, Decimal
@@ -20,6 +20,8 @@ Unit = Literal["usd", "tokens"]
 
 #: So many scopes of one budget are kept; beyond it those that are over go first, then those idle longest.
 SCOPES = 10_000
+#: How long a run that is over is still shown.
+LINGER_NS = 300_000_000_000
 
 _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 _WINDOW = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\s*([smhdw])")
@@ -215,19 +217,22 @@ class Scope:
         after = _EXACT.add(self.usd, exact(usd)) if limit.unit == "usd" else self.tokens + tokens
         return not self.is_over(limit) and after <= limit.bound
 
-    def add(self, spent: Spent) -> list[Reached]:
+    def add(self, tokens: int, usd: Decimal | None) -> Sequence[Reached]:
         """Add a call; gives the thresholds that it reached, lower ones first."""
-        usd = spent.usd
-        if usd is not None and 0 <= usd < math.inf:
-            self.usd = _EXACT.add(self.usd, exact(usd))
-        else:
+        if usd is None:
             self.unpriced += 1
-        self.tokens += spent.tokens
-        reached = [found for number, limit in enumerate(self.meter.limits) for found in self._passes(number, limit)]
+        else:
+            self.usd = _EXACT.add(self.usd, usd)
+        self.tokens += tokens
+        reached: Sequence[Reached] = ()
+        for number, limit in enumerate(self.meter.limits):
+            so_far = self.usd if limit.unit == "usd" else self.tokens
+            passed = self._passed[number]
+            if passed < len(limit.steps) and so_far >= limit.steps[passed][1]:
+                reached = (*reached, *self._passes(number, limit, so_far))
         return sorted(reached, key=lambda found: found.threshold) if len(reached) > 1 else reached
 
-    def _passes(self, number: int, limit: Limit) -> Iterator[Reached]:
-        so_far = self.usd if limit.unit == "usd" else self.tokens
+    def _passes(self, number: int, limit: Limit, so_far: Decimal | int) -> Iterator[Reached]:
         for threshold, step in limit.steps[self._passed[number] :]:
             if so_far < step:
                 return
@@ -244,6 +249,11 @@ class Scope:
         if self.meter.budget.by is not None:
             said[self.meter.budget.by] = self.whose
         return said
+
+
+def money(usd: float | None) -> Decimal | None:
+    """A price that can be added; what cannot be one is not known."""
+    return exact(usd) if usd is not None and 0 <= usd < math.inf else None
 
 
 def exact(number: float) -> Decimal:
@@ -270,7 +280,7 @@ class Meter:
         self.size = 0
         self._most = most
         self._places: OrderedDict[Place, OrderedDict[str | None, Scope]] = OrderedDict()
-        self._ended: OrderedDict[Place, None] = OrderedDict()
+        self._ended: OrderedDict[Place, int] = OrderedDict()
         self._latest: int | None = None
 
     def place_of(self, where: Where) -> Place:
@@ -296,7 +306,7 @@ class Meter:
         """What that scope is before anything is spent in it; it is not kept."""
         return Scope(self, self.place_of(where), self.whose(where))
 
-    def add(self, where: Where, spent: Spent) -> list[Reached]:
+    def add(self, where: Where, tokens: int, usd: Decimal | None) -> Sequence[Reached]:
         """Add a call; gives the thresholds that it reached, lower ones first."""
         place, whose = self.place_of(where), self.whose(where)
         scopes = self._places.get(place)
@@ -314,12 +324,12 @@ class Meter:
                 self._make_room(place)
         else:
             scopes.move_to_end(whose)
-        return scope.add(spent)
+        return scope.add(tokens, usd)
 
-    def end(self, root: str) -> None:
+    def end(self, root: str, at_ns: int) -> None:
         """A run is over: what was spent in it stays as long as there is room, because calls may be told late."""
         if self.window_ns is None:
-            self._ended[root] = None
+            self._ended[root] = at_ns
             if len(self._ended) > self._most:
                 gone, _ = self._ended.popitem(last=False)
                 self.size -= len(self._places.pop(gone, ()))
@@ -357,8 +367,12 @@ class Meter:
         return None
 
     def living(self, now_ns: int) -> list[Scope]:
-        """The scopes in use now: those of runs that have not ended, or of the window that is now."""
+        """The scopes in use now: those of runs that have not ended, or only just, or of the window that is now.
+
+        Metrics are collected now and then: a run that is over by then is to be seen, too.
+        """
         length = self.window_ns
         if length is not None:
             return list(self._places.get(now_ns // length * length, {}).values())
-        return [scope for place in self._places.keys() - self._ended.keys() for scope in self._places[place].values()]
+        over = {place for place, at_ns in self._ended.items() if now_ns - at_ns > LINGER_NS}
+        return [scope for place in self._places.keys() - over for scope in self._places[place].values()]

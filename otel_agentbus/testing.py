@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import textwrap
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,10 +29,12 @@ from opentelemetry.sdk.trace.sampling import DEFAULT_ON, Sampler
 
 from .attachment import Attached, process
 from .blocks import Runtime, clock, install, installed
+from .budgets import Budget
 from .bus import Bus
 from .events import Event
 from .router import Subscription
 from .settings import Settings
+from .telemetry.deployment_metrics import CommitTimes
 from .telemetry.providers import build
 
 #: The resource of captured spans: the same in every process, so that whole spans can be compared.
@@ -130,21 +132,34 @@ def capture(
     sampler: Sampler | None = None,
     fake_clock: FakeClock | None = None,
     redact: Callable[[str, Any], Any] | None = None,
+    budgets: Iterable[Budget] | str | None = None,
+    commit_times: CommitTimes | None = None,
     **settings: Any,
 ) -> Iterator[Captured]:
     """Observe everything that is emitted inside, in memory, instead of whatever bus is connected.
 
-    Events are validated. With `strict`, a failing handler or an invalid event raises at the end of the block. Further
-    keywords are `Settings` by name (`capture_content="SPAN_ONLY"`).
+    Events are validated. With `strict`, a failing handler or an invalid event raises at the end of the block. `budgets`
+    (or the path of their file) hold from the first call on: the price list is loaded before. Further keywords are
+    `Settings` by name (`capture_content="SPAN_ONLY"`).
     """
     exporter, reader = InMemorySpanExporter(), InMemoryMetricReader()
     tracer_provider = TracerProvider(sampler=sampler or DEFAULT_ON, resource=RESOURCE, shutdown_on_exit=False)
     tracer_provider.add_span_processor(SimpleSpanProcessor(exporter))
     meter_provider = MeterProvider([reader], resource=RESOURCE, shutdown_on_exit=False)
-    chosen = Settings(**{"validate_events": True, **settings})
+    path = budgets if isinstance(budgets, str) else None
+    chosen = Settings(**{"validate_events": True, "budgets": path, **settings})
     pipeline = build(chosen, tracer_provider=tracer_provider, meter_provider=meter_provider, set_global=False)
     failures: list[tuple[Subscription, Event, BaseException]] = []
-    bus = Bus(chosen, pipeline, redact=redact, on_error=lambda *failure: failures.append(failure))
+    bus = Bus(
+        chosen,
+        pipeline,
+        redact=redact,
+        on_error=lambda *failure: failures.append(failure),
+        budgets=None if isinstance(budgets, str) else budgets,
+        commit_times=commit_times,
+    )
+    if budgets is not None:
+        bus.accounting.prices.load()
     captured = Captured(bus, exporter, reader)
     captured.failures = failures
     bus.subscribe(captured.events.append, priority=-1_000_001)

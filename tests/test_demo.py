@@ -27,6 +27,8 @@ from otel_agentbus.settings import Settings
 from otel_agentbus.telemetry.console import View
 from otel_agentbus.telemetry.origin import read_origin
 from otel_agentbus.telemetry.outline import Outline
+from otel_agentbus.telemetry.pricing import PriceBook
+from otel_agentbus.telemetry.usage import usage_of
 
 from .receivers import HttpReceiver, Reply, closed_port, forget_environment
 
@@ -69,6 +71,7 @@ Three agents answer: Can sodium-ion batteries replace lithium on the grid?
 │     └─ ✓ chat claude-haiku-4-5                      9,412  486  $0.0106  0.37s
 ├─ ✓ agent writer                                     1,268   86  $0.0051  0.64s
 │  ├─ ✓ chat claude-sonnet-4-5  first_chunk=0.14s     1,268   86  $0.0051  0.64s
+│  ├─ • budget_threshold_hit  question: $0.01732 of $0.02, 87%
 │  └─ • draft_ready  words=55
 ├─ ✓ chat gpt-5-mini                                  2,310   64  $0.0003  0.21s
 └─ • turn.complete
@@ -103,9 +106,9 @@ def told() -> Iterator[tuple[testing.Captured, Outline]]:
     clock = LoopClock()
     with (
         asyncio.Runner(loop_factory=clock.make_loop) as runner,
-        testing.capture(fake_clock=clock, capture_content="NO_CONTENT") as seen,
+        testing.capture(fake_clock=clock, capture_content="NO_CONTENT", budgets=[Newsroom.BUDGET]) as seen,
     ):
-        outline = Outline()
+        outline = Outline(seen.bus.accounting.prices)
         seen.bus.subscribe(outline)
         runner.run(Newsroom(seen.bus).answer(QUESTION))
         yield seen, outline
@@ -155,7 +158,7 @@ def test_the_program_emits_the_same_events_each_time(told: tuple[testing.Capture
         *("tool.start", "tool.start", "tool.end", "tool.end cancelled"),
         *("tool.start", "tool.start", "tool.start", "tool.end", "tool.end error", "tool.end"),
         *("sources_ranked", *chat, "agent.end", "tool.end"),
-        *("agent.start", *chat, "draft_ready", "agent.end"),
+        *("agent.start", *chat, "budget_threshold_hit", "draft_ready", "agent.end"),
         *(*chat, "turn.complete", "agent.end"),
     ]
 
@@ -251,8 +254,11 @@ def test_what_is_printed_in_the_times_of_the_script() -> None:
     clock = LoopClock()
     file = io.StringIO()
     console = Console(file=file, width=80, highlight=False)
-    outline = Outline()
-    with pytest.MonkeyPatch.context() as patch, testing.capture(fake_clock=clock) as seen:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        testing.capture(fake_clock=clock, budgets=[Newsroom.BUDGET]) as seen,
+    ):
+        outline = Outline(seen.bus.accounting.prices)
         patch.setattr(demo, "HastyLoop", clock.make_loop)
         assert demo.perform(seen.bus, outline, console, fast=True)
     assert file.getvalue() == SHOWN
@@ -262,8 +268,11 @@ def test_every_moment_of_the_run_can_be_drawn() -> None:
     clock = LoopClock()
     console = Console(file=io.StringIO(), width=80, highlight=False)
     frames: list[str] = []
-    with asyncio.Runner(loop_factory=clock.make_loop) as runner, testing.capture(fake_clock=clock) as seen:
-        outline = Outline()
+    with (
+        asyncio.Runner(loop_factory=clock.make_loop) as runner,
+        testing.capture(fake_clock=clock, budgets=[Newsroom.BUDGET]) as seen,
+    ):
+        outline = Outline(seen.bus.accounting.prices)
         view = View(outline, console, clock=clock)
         seen.bus.subscribe(outline)
         seen.bus.subscribe(lambda _: frames.append(view.tree().plain))
@@ -363,9 +372,9 @@ def test_with_an_endpoint_it_exports_and_says_where_the_trace_is(clean: pytest.M
     [request] = receiver.of("/v1/traces")
     [resource] = request.message.resource_spans
     spans = [span for scope in resource.scope_spans for span in scope.spans]
-    [trace_id] = {span.trace_id.hex() for span in spans}
+    [trace_id] = {span.trace_id.hex() for span in spans if span.name == "invoke_agent planner"}
     service = {each.key: each.value.string_value for each in resource.resource.attributes}["service.name"]
-    assert (len(spans), service) == (15, "agentbus-demo")
+    assert (len(spans), service) == (19, "agentbus-demo")  # four of them of deployments and an error
     assert [trace, exported, link] == [
         f"Trace {trace_id}",
         f"Exported by our own pipeline, otlp to {receiver.url}/v1/traces",
@@ -390,7 +399,7 @@ def test_a_refused_export_is_said_plainly(clean: pytest.MonkeyPatch) -> None:
         trace, trouble = said_after_the_tree()
     assert re.fullmatch("Trace [0-9a-f]{32}", trace)
     way = f"our own pipeline, otlp to {receiver.url}/v1/traces"
-    assert trouble == (f"NOT EXPORTED: 15 spans were lost on their way ({way}). `otel-agentbus doctor` says why.")
+    assert trouble == (f"NOT EXPORTED: 19 spans were lost on their way ({way}). `otel-agentbus doctor` says why.")
 
 
 def test_an_endpoint_that_does_not_answer_is_said_plainly_and_only_once() -> None:
@@ -462,7 +471,9 @@ def test_a_wrong_setting_is_one_sentence_and_exit_code_two(clean: pytest.MonkeyP
     assert sentence.startswith("OTEL_EXPORTER_OTLP_PROTOCOL is ")
 
 
-def test_the_script_bills_what_the_models_cost() -> None:
+def test_the_models_cost_what_their_list_says() -> None:
+    book = PriceBook()
+    book.load()
     dollars_per_million = {
         "gpt-5-mini": ("0.25", "0.025", "2"),
         "claude-haiku-4-5": ("1", "0.10", "5"),
@@ -471,7 +482,11 @@ def test_the_script_bills_what_the_models_cost() -> None:
     for reply in (standins.PLAN, standins.QUERIES, standins.DIGEST, standins.REPORT, standins.VERDICT):
         fresh, cached, out = (Decimal(price) for price in dollars_per_million[reply.model])
         cost = (reply.tokens_in - reply.tokens_cached) * fresh + reply.tokens_cached * cached + reply.tokens_out * out
-        assert Decimal(repr(reply.cost_usd)) == cost / 1_000_000
+        provider = "openai" if reply.model.startswith("gpt") else "anthropic"
+        call = LlmResponse(model_provider=provider, model=reply.model, duration=1.0, success=True)
+        for name, value in reply.usage().items():
+            setattr(call, name, value)
+        assert book.charge(call, usage_of(call)) == (float(cost / 1_000_000), "priced")
 
 
 def test_the_help_names_the_options() -> None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import otel_agentbus as agentbus
-from otel_agentbus.cli.scenario import QUESTION, Newsroom
+from otel_agentbus.cli import standins
+from otel_agentbus.cli.scenario import QUESTION, Newsroom, operate
 from otel_agentbus.errors import ConfigurationError
 from otel_agentbus.telemetry.origin import Origin, read_origin
 from otel_agentbus.telemetry.outline import Outline
@@ -66,14 +67,18 @@ def demo(
     for name in ("opentelemetry", "otel_agentbus.bus"):  # what fails is said below, in a sentence
         logging.getLogger(name).addHandler(_SILENT)
     try:
-        bus = agentbus.connect(settings=named())
+        settings = named()
+        budgets = None if settings.budgets else [Newsroom.BUDGET]
+        bus = agentbus.connect(settings=settings, budgets=budgets, commit_times=standins.committed)
     except ConfigurationError as error:
         console.print(str(error), style="red", markup=False)
         raise typer.Exit(2) from None
     flushed = False
     try:
-        outline = Outline()
+        bus.accounting.prices.load()  # else the first calls would be shown before they are priced
+        outline = Outline(bus.accounting.prices)
         finished = perform(bus, outline, console, fast=fast)
+        operate(bus)
         with console.status("Exporting"):
             flushed = bus.flush(PATIENCE)
     finally:

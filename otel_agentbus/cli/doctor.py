@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import distributions
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from otel_agentbus.cli.money import Money, money
 from otel_agentbus.cli.traps import Facts, Finding, findings
 from otel_agentbus.errors import ConfigurationError
 from otel_agentbus.settings import Settings
@@ -44,6 +46,7 @@ class Report:
     facts: Facts | None
     pipeline: dict[str, str]
     findings: list[Finding]
+    money: Money | None = None
 
     @property
     def healthy(self) -> bool:
@@ -70,18 +73,31 @@ class Report:
             }
             if facts
             else {},
+            "money": asdict(self.money) if self.money else {},
             "findings": [asdict(finding) for finding in self.findings],
         }
 
 
-def examine(timeout: float | None = None) -> Report:
-    """Observe everything, send the probes, and judge."""
+def examine(timeout: float | None = None, prometheus: str | None = None) -> Report:
+    """Observe everything, send the probes, ask Prometheus for unpriced calls if it is named, and judge."""
     try:
         settings = Settings()
+        known = money(settings, prometheus)
         facts = observe(settings, timeout)
     except ConfigurationError as error:
         return Report(None, {}, [Finding("problem", sentence) for sentence in str(error).splitlines()])
-    return Report(facts, _pipeline(facts), findings(facts))
+    found = [*findings(facts), *_about(known)]
+    return Report(facts, _pipeline(facts), found, known)
+
+
+def _about(known: Money) -> Iterator[Finding]:
+    """Each model without a price once; that nobody could be asked is no fault of the telemetry."""
+    if known.prices is None and known.price_file is None:
+        yield Finding("hint", "There is no price list: install otel-agentbus[prices], or set AGENTBUS_PRICES.")
+    for told in known.unpriced or ():
+        yield Finding("hint", told.sentence)
+    if known.trouble is not None:
+        yield Finding("hint", known.trouble)
 
 
 def observe(settings: Settings, timeout: float | None = None) -> Facts:
@@ -153,11 +169,14 @@ def doctor(
         float | None, typer.Option(min=0.1, help="Seconds to wait for an answer; else the exporters', at most 10.")
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Show the settings that have their default, too.")] = False,
+    prometheus: Annotated[
+        str | None, typer.Option(metavar="URL", help="List the models without a price that this Prometheus knows of.")
+    ] = None,
 ) -> None:
     """Say which settings are in force, whether the endpoint answers (sends one probe span and one probe metric), which
     adapters are on, and what is wrong. Exit code 0: fine; 1: a problem was found.
     """
-    report = examine(timeout)
+    report = examine(timeout, prometheus)
     if as_json:
         print(json.dumps(report.as_json(), indent=2))
     else:
@@ -172,7 +191,17 @@ def _show(report: Report, console: Console, every: bool) -> None:
     if report.facts is not None:
         _show_settings(report.facts.settings, console, every)
         _show_way(report, report.facts, console)
+    if report.money is not None:
+        _show_money(report.money, console)
     _show_findings(report, console)
+
+
+def _show_money(known: Money, console: Console) -> None:
+    console.print("\nMoney", style="bold")
+    own = [] if known.price_file is None else [f"your own file {known.price_file}"]
+    sources = [*own, *([known.prices] if known.prices else [])]
+    console.print(f"  prices: {', then '.join(sources) or 'none'}", markup=False)
+    console.print(f"  budgets: {', '.join(known.budgets) or 'none'}", markup=False)
 
 
 def _show_findings(report: Report, console: Console) -> None:

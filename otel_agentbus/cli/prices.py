@@ -90,10 +90,12 @@ def _moment(said: str | None) -> datetime:
 
 
 def _show(found: Explanation, console: Console, at: datetime) -> None:
+    from rich.text import Text
+
     facts = _columns()
-    facts.add_row("Source", str(found.source))
-    facts.add_row("Provider", str(found.provider))
-    facts.add_row("Model", str(found.model))
+    facts.add_row("Source", Text(str(found.source)))
+    facts.add_row("Provider", Text(str(found.provider)))
+    facts.add_row("Model", Text(str(found.model)))
     facts.add_row("Call of", _date(at))
     facts.add_row("Price since", "as long as the source knows" if found.since is None else _date(found.since))
     if found.until is not None:

@@ -7,6 +7,7 @@ models, search and pages are stand-ins. It runs alone, too: `python -m otel_agen
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -20,6 +21,9 @@ T = TypeVar("T")
 
 class Newsroom:
     """The three agents, and the bus on which they publish what matters to the application itself."""
+
+    #: What one question may cost: a budget without a window is for each run by itself.
+    BUDGET = agentbus.Budget("question", usd=0.02)
 
     def __init__(self, bus: agentbus.Bus) -> None:
         self.bus = bus
@@ -104,9 +108,25 @@ async def first_of(*attempts: Coroutine[Any, Any, T]) -> T:
     return done.pop().result()
 
 
+def operate(bus: agentbus.Bus) -> None:
+    """What happens around agents, told as it is found out: some of it some time after it happened."""
+    now_ns, minute = time.time_ns(), 60_000_000_000
+    emit, events = bus.emit, agentbus.events
+    emit(events.ChannelMessage(channel="cli", direction="inbound"))
+    emit(events.ChannelMessage(channel="cli", direction="outbound"))
+    emit(events.CacheMiss(cache_type="semantic"))
+    emit(events.Error(component="search", message="the mirror us is slow"))
+    emit(events.HeartbeatTick())
+    emit(events.DeploymentStarted(deploy_id="prompts-41", time_ns=now_ns - 18 * minute))
+    emit(events.DeploymentFailed(deploy_id="prompts-41", reason="evals below 0.9", time_ns=now_ns - 16 * minute))
+    emit(events.RecoveryCompleted(deploy_id="prompts-41", time_ns=now_ns - 11 * minute))
+    emit(events.DeploymentStarted(deploy_id="prompts-42", time_ns=now_ns - 9 * minute))
+    emit(events.DeploymentCompleted(deploy_id="prompts-42", commit_sha=standins.COMMIT, time_ns=now_ns - 7 * minute))
+
+
 def main() -> None:
     """Observe, and run the program."""
-    with agentbus.connect() as bus:  # where to, the OTEL_* variables say
+    with agentbus.connect(budgets=[Newsroom.BUDGET]) as bus:  # where to, the OTEL_* variables say
         print(asyncio.run(Newsroom(bus).answer(QUESTION)))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -27,7 +28,6 @@ class Reply:
     tokens_in: int
     tokens_cached: int
     tokens_out: int
-    cost_usd: float
     finish_reason: str = "stop"
 
     def usage(self) -> dict[str, Any]:
@@ -37,14 +37,13 @@ class Reply:
             "input_tokens": self.tokens_in,
             "cache_read_input_tokens": self.tokens_cached,
             "output_tokens": self.tokens_out,
-            "cost_usd": self.cost_usd,
             "finish_reasons": [self.finish_reason],
         }
 
 
-PLAN = Reply("Research, write, check.", "gpt-5-mini", 846, 512, 152, 0.0004003, "tool_calls")
-QUERIES = Reply("sodium-ion grid storage: cost, cold, field trials", "claude-haiku-4-5", 1_930, 1_408, 118, 0.0012528)
-DIGEST = Reply("Cheaper, heavier, indifferent to cold.", "claude-haiku-4-5", 9_412, 1_408, 486, 0.0105748)
+PLAN = Reply("Research, write, check.", "gpt-5-mini", 846, 512, 152, "tool_calls")
+QUERIES = Reply("sodium-ion grid storage: cost, cold, field trials", "claude-haiku-4-5", 1_930, 1_408, 118)
+DIGEST = Reply("Cheaper, heavier, indifferent to cold.", "claude-haiku-4-5", 9_412, 1_408, 486)
 REPORT = Reply(
     "Sodium-ion batteries are ready for the grid where land is cheap. They cost less than lithium ones, last about as "
     "long and do not mind the cold. They store less in the same space, which matters in a car and hardly in a field. "
@@ -53,9 +52,17 @@ REPORT = Reply(
     1_268,
     0,
     86,
-    0.005094,
 )
-VERDICT = Reply("The report answers the question.", "gpt-5-mini", 2_310, 1_792, 64, 0.0003023)
+VERDICT = Reply("The report answers the question.", "gpt-5-mini", 2_310, 1_792, 64)
+
+
+#: What was deployed last.
+COMMIT = "9f1c2ab4d07e"
+
+
+def committed(commit_sha: str) -> float | None:
+    """When a commit was made, as the repository knows: this one three hours ago."""
+    return time.time() - 3 * 3600 if commit_sha == COMMIT else None
 
 
 class Models:

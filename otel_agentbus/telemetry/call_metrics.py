@@ -17,7 +17,7 @@ from .conventions import error_of, provider_name
 from .exemplars import Exemplars
 from .instruments import Metric
 from .measures import Measures
-from .series import OTHER, SETS, Instruments, Names, Pending
+from .series import NAME_LENGTH, OTHER, SETS, Instruments, Names, Pending
 from .usage import Usage
 
 #: The operations of how many open calls that are no chats are remembered.
@@ -86,17 +86,17 @@ class CallMetrics:
 
     def _request(self, event: LlmRequest) -> None:
         """Responses do not say of which operation they are; nearly all are chats, so only the others are remembered."""
-        key = (event.invocation_id, event.call_id)
         if event.call_id is None and len(self._operations):
-            self._operations.take(key)
+            self._operations.take(_call_key(event))
         if event.operation != "chat":
-            self._operations.put(key, text(event.operation) or "chat")
+            self._operations.put(_call_key(event), text(event.operation, NAME_LENGTH) or "chat")
 
     def _response(self, event: LlmResponse) -> None:
         operation = "chat"
         if len(self._operations):
-            operation = self._operations.take((event.invocation_id, event.call_id)) or operation
+            operation = self._operations.take(_call_key(event)) or operation
         account = account_of(event)
+        self._spend(event, account)  # first what is money: nothing that follows can cost it
         base = (operation, event.model_provider, event.model, event.response_model)
         inference = operation in names.INFERENCE
         context = self._exemplars.of(event)
@@ -105,9 +105,8 @@ class CallMetrics:
         if account.usage.invalid:
             self._measures.discard("invalid", account.usage.invalid)
         self._tokens(base, account, inference=inference, context=context)
-        self._spend(event, account)
 
-    def _time(self, event: LlmResponse, base: tuple[object, ...], *, inference: bool, context: Context | None) -> None:
+    def _time(self, event: LlmResponse, base: tuple[object, ...], *, inference: bool, context: Context) -> None:
         failure = error_of(event)
         labels = self._calls.of(*base, failure and failure[0])
         self._measures.seconds(self._durations[inference], event.duration, labels.attributes, context)
@@ -115,7 +114,7 @@ class CallMetrics:
             served = self._served.of(*base).attributes
             self._measures.seconds(self._first_chunks[inference], event.time_to_first_chunk, served, context)
 
-    def _tokens(self, base: tuple[object, ...], account: Account, *, inference: bool, context: Context | None) -> None:
+    def _tokens(self, base: tuple[object, ...], account: Account, *, inference: bool, context: Context) -> None:
         usage = account.usage
         totals = (("input", usage.input), ("output", usage.output))
         if self._token_usage is not None:
@@ -131,7 +130,7 @@ class CallMetrics:
         totals: tuple[tuple[str, int | None], ...],
         usage: Usage,
         served: Mapping[str, str],
-        context: Context | None,
+        context: Context,
     ) -> None:
         modal = self._modal.of(*base, "unknown")
         for kind, tokens in totals:
@@ -161,6 +160,10 @@ class CallMetrics:
         usd: float | None = getattr(event, "account", None)
         if usd:
             self._cost_saved.add(self._spenders.of(*spender, event.agent), usd)
+
+
+def _call_key(event: LlmRequest | LlmResponse) -> tuple[object, ...]:
+    return text(event.invocation_id, NAME_LENGTH), text(event.call_id, NAME_LENGTH)
 
 
 def outcome(given: object) -> str:

@@ -2,14 +2,15 @@
 
 Deployment frequency, change failure rate and the percentiles of the times are queries over these counters and
 histograms (the dashboards have them), so that they outlive a restart. A start whose end never came, and a failure from
-which nobody recovered, stay open for as long as this process lives.
+which nobody recovered, stay open for as long as this process lives. What is told twice counts once, and what is told in
+the wrong order is paired all the same.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
-from datetime import datetime
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from threading import RLock
 from typing import Any, TypeAlias
 
 from otel_agentbus.events import (
@@ -21,19 +22,33 @@ from otel_agentbus.events import (
 )
 
 from . import instruments, names
+from .commits import Commits, CommitTimes
+from .exemplars import NOWHERE
 from .measures import Measures, elapsed
+from .recent import Recent
 from .series import Instruments, Names, Pending, Tally
 
 OPEN_DEPLOYMENTS = 1_000
-
-#: When a commit was made: seconds since the epoch or a datetime with a time zone; None where that is not known.
-#: Asked in the background, once for each deployment that completed; it may take its time and may fail.
-CommitTimes: TypeAlias = Callable[[str], "datetime | float | None"]
+#: How long a reader that collects waits for commits whose times are being asked for.
+SETTLE_S = 0.1
 
 #: What waits for its end, by its deploy_id, with the time of its beginning.
 _Waiting: TypeAlias = "Pending[str, int | None]"
 
-_log = logging.getLogger(__name__)
+_STATUSES = ("succeeded", "failed")
+
+
+@dataclass(slots=True)
+class _Past:
+    """An end or a recovery that was told."""
+
+    time_ns: int | None
+    #: Whether its beginning was told, too, so that it was timed.
+    timed: bool
+
+    def follows(self, time_ns: int | None) -> bool:
+        """Whether it came after this, so that this is the beginning of it, told late or again."""
+        return self.time_ns is not None and time_ns is not None and time_ns <= self.time_ns
 
 
 class DeploymentMetrics:
@@ -41,9 +56,10 @@ class DeploymentMetrics:
 
     def __init__(self, made: Instruments, measures: Measures, commit_times: CommitTimes | None = None) -> None:
         self._measures = measures
-        self._commit_times = commit_times
+        self._commits = None if commit_times is None else Commits(commit_times, self._unknown_commit)
+        self._instruments = made
         self._none = made.dimensions().of()
-        self._statuses = made.dimensions(Names(names.DEPLOYMENT_STATUS, 2))
+        self._statuses = made.dimensions(Names(names.DEPLOYMENT_STATUS, len(_STATUSES)))
         self._ended = made.counter(instruments.DEPLOYMENTS)
         self._open = made.counter(instruments.DEPLOYMENT_OPEN)
         self._broken = made.counter(instruments.RECOVERY_OPEN)
@@ -58,70 +74,131 @@ class DeploymentMetrics:
             DeploymentFailed: self._failed,
             RecoveryCompleted: self._recovered,
         }
+        self._renew()
+        if self._commits is not None:
+            made.settling.append(self._settle)
+
+    def _renew(self) -> None:
+        self._lock = RLock()
+        self._ends: Recent[tuple[str, str], _Past] = Recent(2 * OPEN_DEPLOYMENTS)
+        self._repairs: Recent[str, _Past] = Recent(2 * OPEN_DEPLOYMENTS)
 
     def forget(self) -> None:
         """Start from nothing, in the child of a fork."""
+        self._renew()
         self._deployments.forget()
         self._outages.forget()
+        if self._commits is not None:
+            self._commits.forget()
+
+    def settle(self, timeout: float) -> bool:
+        """Wait for the times of commits that are being asked for; whether all are known."""
+        return self._commits is None or self._commits.settle(timeout)
 
     def close(self) -> None:
         """Nothing more is told: what is open is nobody's any more."""
         for waiting, level in ((self._deployments, self._open), (self._outages, self._broken)):
             for _ in waiting.drain():
                 level.add(self._none, -1)
+        if self._settle in self._instruments.settling:
+            self._instruments.settling.remove(self._settle)
+
+    def _settle(self) -> None:
+        self.settle(SETTLE_S)
 
     def _given_up(self, level: Tally) -> None:
         level.add(self._none, -1)
         self._measures.discard("open_too_long")
 
+    # -- deployments --------------------------------------------------------------------------------------------------
+
     def _started(self, event: DeploymentStarted) -> None:
-        self._begin(self._deployments, self._open, event)
+        with self._lock:
+            for status in _STATUSES:
+                end = self._ends.get((event.deploy_id, status))
+                if end is not None and end.follows(event.time_ns):
+                    self._late(self._durations, end, event.time_ns, self._statuses.of(status).attributes)
+                    return
+            again, _ = self._deployments.pop(event.deploy_id)  # what begins again begins now
+            self._deployments.put(event.deploy_id, event.time_ns)
+            if not again:
+                self._open.add(self._none)
 
-    def _begin(self, waiting: _Waiting, level: Tally, event: DeploymentStarted | DeploymentFailed) -> None:
-        again, _ = waiting.pop(event.deploy_id)  # what begins again begins now
-        waiting.put(event.deploy_id, event.time_ns)
-        if not again:
-            level.add(self._none)
-
-    def _took(self, waiting: _Waiting, level: Tally, event: Event, deploy_id: str) -> float | None:
-        found, start_ns = waiting.pop(deploy_id)
-        if found:
-            level.add(self._none, -1)
-        return elapsed(start_ns, event.time_ns)
-
-    def _end(self, event: DeploymentCompleted | DeploymentFailed, status: str) -> None:
+    def _end(self, event: DeploymentCompleted | DeploymentFailed, status: str) -> bool:
+        """Count the end; False where it was told before. A deployment that completed and failed later counts as both."""
+        key = (event.deploy_id, status)
+        told = self._ends.get(key)
+        if told is not None and told.time_ns is not None and told.time_ns == event.time_ns:
+            self._measures.discard("duplicate")
+            return False
+        found, start_ns = self._deployments.pop(event.deploy_id)
+        if told is not None and not found:
+            self._measures.discard("duplicate")
+            return False
+        self._ends.put(key, _Past(event.time_ns, found))
         labels = self._statuses.of(status)
         self._ended.add(labels)
-        took = self._took(self._deployments, self._open, event, event.deploy_id)
-        if took is not None:
-            self._measures.seconds(self._durations, took, labels.attributes, None)
+        if found:
+            self._open.add(self._none, -1)
+            self._record(self._durations, elapsed(start_ns, event.time_ns), labels.attributes)
+        return True
 
     def _completed(self, event: DeploymentCompleted) -> None:
-        self._end(event, "succeeded")
-        committed_ns = self._committed_ns(event.commit_sha)
-        lead = elapsed(committed_ns, event.time_ns)
-        if lead is not None:
-            self._measures.seconds(self._lead_times, lead, {}, None)
+        with self._lock:
+            if not self._end(event, "succeeded"):
+                return
+        if self._commits is None or not event.commit_sha:
+            return
+
+        def led(committed_ns: int) -> None:
+            lead = elapsed(committed_ns, event.time_ns)
+            if lead is None and event.time_ns is not None:  # a commit of the future: a clock or a unit is wrong
+                self._unknown_commit()
+            self._record(self._lead_times, lead, {})
+
+        self._commits.ask(event.commit_sha, led)
+
+    def _unknown_commit(self) -> None:
+        self._measures.discard("commit_time")
+
+    # -- recoveries ---------------------------------------------------------------------------------------------------
 
     def _failed(self, event: DeploymentFailed) -> None:
-        self._end(event, "failed")
-        self._begin(self._outages, self._broken, event)
+        with self._lock:
+            if not self._end(event, "failed"):
+                return
+            repair = self._repairs.get(event.deploy_id)
+            if repair is not None and repair.follows(event.time_ns):
+                self._late(self._recoveries, repair, event.time_ns, {})
+            elif self._outages.put(
+                event.deploy_id, event.time_ns
+            ):  # one that fails again is broken since the first time
+                self._broken.add(self._none)
 
     def _recovered(self, event: RecoveryCompleted) -> None:
-        took = self._took(self._outages, self._broken, event, event.deploy_id)
-        if took is not None:
-            self._measures.seconds(self._recoveries, took, {}, None)
+        with self._lock:
+            found, failed_ns = self._outages.pop(event.deploy_id)
+            if not found and self._repairs.get(event.deploy_id) is not None:
+                self._measures.discard("duplicate")
+                return
+            self._repairs.put(event.deploy_id, _Past(event.time_ns, found))
+            if found:
+                self._broken.add(self._none, -1)
+                self._record(self._recoveries, elapsed(failed_ns, event.time_ns), {})
 
-    def _committed_ns(self, commit_sha: str) -> int | None:
-        if self._commit_times is None or not commit_sha:
-            return None
-        try:
-            made = self._commit_times(commit_sha)
-            if made is None:
-                return None
-            seconds = made.timestamp() if isinstance(made, datetime) else float(made)
-            return int(seconds * 1e9)
-        except Exception:  # noqa: BLE001 - the resolver is the application's: its failure costs one measurement
-            self._measures.discard("commit_time")
-            _log.warning("The time of a commit could not be found out", exc_info=True)
-            return None
+    # -- times --------------------------------------------------------------------------------------------------------
+
+    def _late(self, histograms: list[Any], past: _Past, time_ns: int | None, attributes: Mapping[str, str]) -> None:
+        """The beginning of what is over: told after its end, so that it can be timed now, or told again."""
+        if past.timed:
+            self._measures.discard("duplicate")
+            return
+        past.timed = True
+        self._record(histograms, elapsed(time_ns, past.time_ns), attributes)
+
+    def _record(self, histograms: list[Any], seconds: float | None, attributes: Mapping[str, str]) -> None:
+        if seconds is not None:
+            self._measures.seconds(histograms, seconds, attributes, NOWHERE)
+
+
+__all__ = ["CommitTimes", "DeploymentMetrics"]

@@ -1,44 +1,54 @@
 """The ledger of model calls: each call is entered once, priced once, and whatever tells of it again adds nothing.
 
 A call is known by its call id in its run, by the provider's id of its response, and by its place: a framework's call
-that encloses the provider's own is the same call, and the inner one, which ends first, has told of it. Two tellings are
-taken for one only where nothing speaks against it: another model, other counts or another time make another call.
+that encloses the provider's own is the same call, whichever of the two tells first. `tellings` says when two tellings
+are of one call; where one of them knew less, the other one adds what it knows more, and no more than that.
 """
 
 from __future__ import annotations
 
 import copy
-import re
 import threading
-from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol
 
 from otel_agentbus.events import AgentEnd, AgentStart, CacheHit, Event, LlmRequest, LlmResponse, ToolCall
 
-from .accounts import NOTHING, Account, RunAccount, known_of, mismatch, reported, unpriced, used_by
-from .ids import call_of
-from .usage import Usage, count, usage_of
+from .accounts import NOTHING, Account, RunAccount, known_of, mismatch, reported, used_by
+from .recent import Recent
+from .tellings import (
+    COSTED,
+    COVERED,
+    FAILED,
+    INNER,
+    USED,
+    Call,
+    CallName,
+    around_of,
+    counts_of,
+    id_of,
+    is_same,
+    is_told_within,
+    may_sum,
+    name_of,
+    place_of,
+    rest,
+    share,
+    total,
+)
+from .usage import Usage, count
 
-#: How many calls, and how many runs, are remembered; of what is older nothing is recognised any more.
-CALLS, RUNS = 16_384, 10_000
-#: How far upwards a run's callers are followed; a lineage that is longer (or a circle) is somebody's mistake.
-DEPTH = 64
-#: A call that another one encloses may seem to begin or end this much outside of it: they read their clocks apart.
-SLACK_NS = 50_000_000
+#: How many calls, tool calls and runs are remembered; of what is older nothing is recognised any more.
+CALLS: Final = 16_384
+TOOLS: Final = 8_192
+RUNS: Final = 10_000
+#: How far upwards a run's callers are followed.
+DEPTH: Final = 64
 #: Caches that providers keep: they make a call cheaper, which its usage says, but the call is made and paid.
-PROVIDER_CACHES = frozenset(("prompt", "prefix", "context", "kv", "provider"))
+PROVIDER_CACHES: Final = frozenset(("prompt", "prefix", "context", "kv", "provider"))
 
-#: What a model's name may end with and still be the same model: a date, a version, "latest".
-_SAME_MODEL = re.compile(r"[-@:](\d{4}.*|latest|v\d.*|preview.*)")
-
-#: root, invocation, attempt, call id
-CallName = tuple[object, ...]
-
-K = TypeVar("K")
-V = TypeVar("V")
+_UNKNOWN_SAVING: Final = -1
 
 
 class Prices(Protocol):
@@ -52,26 +62,15 @@ class Prices(Protocol):
 
 
 @dataclass(slots=True, eq=False)
-class _Call:
-    """A call that was told of."""
-
-    start_ns: int
-    end_ns: int
-    models: frozenset[str]
-    usage: Usage
-
-    @property
-    def has_usage(self) -> bool:
-        return self.usage.input is not None or self.usage.output is not None
-
-
-@dataclass(slots=True, eq=False)
 class _Run:
-    """A run that is going on, as far as this process tells of it."""
+    """A run, as far as this process tells of it. After its end it stays: calls may come late."""
 
-    parent: str | None
-    provider: str | None
-    model: str | None
+    parent: CallName | None
+    attempt: object
+    provider: str | None = None
+    model: str | None = None
+    started: bool = False
+    ended: bool = False
     inference_calls: int = 0
     tool_calls: int = 0
     totals: dict[str, float] = field(default_factory=dict)
@@ -81,16 +80,20 @@ class Ledger:
     """Enters the events of one process as they come; thread-safe, bounded, and never asks the agent to wait."""
 
     def __init__(self, prices: Prices | None = None) -> None:
+        self._prices = prices
+        self.forget()
+
+    def forget(self) -> None:
+        """Start from nothing, with a lock of its own: in the child of a fork, where the parent tells of its calls."""
         #: How many events could not be entered.
         self.failed = 0
-        self._prices = prices
         self._lock = threading.RLock()
-        self._told: OrderedDict[CallName, _Call] = OrderedDict()
-        self._responses: OrderedDict[CallName, _Call] = OrderedDict()
-        self._asked: OrderedDict[CallName, frozenset[str]] = OrderedDict()
-        self._within: OrderedDict[CallName, list[_Call]] = OrderedDict()
-        self._hits: OrderedDict[CallName, int] = OrderedDict()
-        self._runs: OrderedDict[str, _Run] = OrderedDict()
+        self._number = 0
+        self._calls: Recent[CallName, Call] = Recent(CALLS)
+        #: By the id of a response; False for an id that was given to several, which says nothing.
+        self._responses: Recent[object, Call | bool] = Recent(CALLS)
+        self._tools: Recent[CallName, bool] = Recent(TOOLS)
+        self._runs: Recent[CallName, _Run] = Recent(RUNS)
 
     def enter(self, event: Event) -> Event:
         """Enter the event; gives it back with its `account`, if it is of a kind that has one.
@@ -99,13 +102,13 @@ class Ledger:
         """
         try:
             account = self.judge(event)
+            before = getattr(event, "account", None)
+            if before is not None:
+                event = copy.copy(event)
+            if account is not None or before is not None:
+                event.account = account
         except Exception:  # noqa: BLE001 - an event may be anything, and must still become a span and be counted
             self.failed += 1
-            return event
-        if account is not None:
-            if getattr(event, "account", None) is not None:
-                event = copy.copy(event)
-            event.account = account
         return event
 
     def judge(self, event: Event) -> Any:
@@ -113,79 +116,161 @@ class Ledger:
         entry = _ENTRIES.get(event.__class__)
         if entry is None:
             return None
+        if event.__class__ is LlmRequest and self._prices is not None:
+            self._warm(event)  # without the lock: this may take a while
         with self._lock:
+            self._number += 1
             return entry(self, event)
-
-    def forget(self) -> None:
-        """Start from nothing, with a lock of its own: in the child of a fork, where the parent tells of its calls."""
-        self.__init__(self._prices)  # type: ignore[misc]  # nothing of the parent's may stay
 
     # -- calls --------------------------------------------------------------------------------------------------------
 
     def _request(self, event: LlmRequest) -> None:
-        if event.call_id is not None:
-            _keep(self._asked, _name(event, event.call_id), _models(event.model, None), CALLS)
-        if self._prices is not None:
-            self._prices.warm(event)
+        name = name_of(event)
+        call = self._calls.get(name)
+        if event.call_id is not None and (call is None or not (call.asked or call.told)):
+            if call is None:
+                call = self._call(name)
+            call.ask(event, self._number)
 
     def _response(self, event: LlmResponse) -> Account:
-        usage = usage_of(event)
-        end_ns = event.time_ns or 0
-        duration = event.duration if isinstance(event.duration, (int, float)) and 0 <= event.duration < 1e9 else 0
-        models = _models(event.model, event.response_model)
-        call = _Call(end_ns - int(duration * 1e9), end_ns, models, usage)
-        name = None if event.call_id is None else _name(event, event.call_id)
-        before, why = self._before(event, call, name)
-        if name is not None:
-            self._asked.pop(name, None)
-            hit = self._hits.pop(name, None)
+        usage = counts_of(event)
+        name = name_of(event)
+        call = self._calls.get(name)
+        if call is not None and call.told:
+            account = self._again(event, usage, call, "call_id" if len(name) == _BY_ID else "event")
         else:
-            hit = None
-        if why is None:
-            account = self._price(event, usage, hit)
-            self._remember(event, call, name)
-        elif before is not None and not before.has_usage and call.has_usage:  # the first telling did not know
-            before.usage = usage
-            account = self._price(event, usage, hit)._replace(duplicate=why)
-        else:
-            account = Account(NOTHING, None, "duplicate", duplicate=why)
+            if call is None:
+                call = self._call(name)
+            call.tell(event, usage, self._number)
+            account = self._first(event, usage, call)
         self._add_up(event, account)
         return account
 
-    def _before(self, event: LlmResponse, call: _Call, name: CallName | None) -> tuple[_Call | None, str | None]:
-        """What has told of this call before, and what gives that away; neither, where it is new."""
-        if name is not None and (before := self._told.get(name)) is not None:
-            return before, "call_id"
-        if name is None and event.seq is not None:
-            before = self._told.get((event.source, event.seq))
-            if before is not None:
-                return before, "event"
-        if event.response_id:
-            before = self._responses.get(_response_name(event))
-            if before is not None and _is_same(before, call):
-                return before, "response_id"
-        if name is not None and any(_share(inner.models, call.models) for inner in self._within.pop(name, ())):
-            return None, "enclosing"
-        around = None if call.has_usage else _enclosing(event)
-        asked = None if around is None else self._asked.get(around)
-        if asked is not None and _share(asked, call.models):
-            return None, "enclosing"  # the enclosing call, which has not ended, will tell
-        return None, None
+    def _call(self, name: CallName) -> Call:
+        call = Call(name)
+        if len(name) > _PLACE:
+            self._calls.put(name, call)
+        return call
 
-    def _remember(self, event: LlmResponse, call: _Call, name: CallName | None) -> None:
-        if name is not None:
-            _keep(self._told, name, call, CALLS)
-        elif event.seq is not None:
-            _keep(self._told, (event.source, event.seq), call, CALLS)
-        if event.response_id:
-            _keep(self._responses, _response_name(event), call, CALLS)
-        around = _enclosing(event)
-        if around is not None:
-            inner = self._within.get(around)
-            if inner is None:
-                _keep(self._within, around, [call], CALLS)
-            elif len(inner) < DEPTH:
-                inner.append(call)
+    def _first(self, event: LlmResponse, usage: Usage, call: Call) -> Account:
+        """The account of a call that was not told of under this name; something else may have told of it."""
+        around = self._around(event)
+        untold = call.nest and call.nest.untold
+        known = self._told_inside(call)
+        if known:
+            account = self._rest(event, usage, known) if untold else self._complete(event, usage, known, "enclosing")
+        elif not untold and around is not None and self._is_told_around(call, around):
+            known = (around,)
+            account = self._complete(event, usage, known, "enclosing")
+        elif not untold and (same := self._under_one_id(event, call)) is not None:
+            known = (same,)
+            account = self._again(event, usage, same, "response_id")
+        elif around is not None and self._waits(event, call, around):
+            return _DUPLICATES["enclosing"]
+        else:
+            account = self._price(event, usage, None if call.nest is None else call.nest.hit)
+        call.known |= _knowledge(account) | _knowledge_of(known)
+        if around is not None and not around.told and len(around.nested().inner) < INNER:
+            around.nested().inner.append(call)
+        return account
+
+    def _again(self, event: LlmResponse, usage: Usage, call: Call, why: str) -> Account:
+        """The account of a call that was told of before."""
+        waits_in = None if call.nest is None else call.nest.waits_in
+        if waits_in is None:
+            return self._complete(event, usage, (call,), why)
+        if waits_in.told:  # it has told in the place of this one
+            return self._complete(event, usage, (waits_in,), why)
+        return self._settle(event, usage, call, waits_in) or _DUPLICATES[why]
+
+    # -- who has told before ------------------------------------------------------------------------------------------
+
+    def _told_inside(self, call: Call) -> Sequence[Call]:
+        """The calls inside of this one that have told of it."""
+        if call.nest is None or not call.nest.inner:
+            return ()
+        inner = [inside for inside in call.nest.inner if is_told_within(inside, call)]
+        call.nest.inner = []
+        if not inner or not may_sum(call, inner):
+            return ()
+        call.known |= COVERED
+        return inner
+
+    def _is_told_around(self, call: Call, around: Call) -> bool:
+        """Whether the call that encloses this one has ended before it, and has told of it."""
+        if not around.told or around is call or around.known & COVERED:
+            return False
+        if not (is_told_within(call, around) and may_sum(around, (call,))):
+            return False
+        around.known |= COVERED  # what else comes late is another call
+        return True
+
+    def _under_one_id(self, event: LlmResponse, call: Call) -> Call | None:
+        response_id = id_of(event.response_id)
+        if response_id is None:
+            return None
+        before = self._responses.get(response_id)
+        if before is None:
+            self._responses.put(response_id, call)
+        elif not isinstance(before, Call):
+            return None
+        elif (before.name[:_PLACE] == call.name[:_PLACE] or event.invocation_id is None) and is_same(before, call):
+            return before
+        else:
+            self._responses.put(response_id, False)
+        return None
+
+    def _waits(self, event: LlmResponse, call: Call, around: Call) -> bool:
+        """Whether the enclosing call, which has not ended, will tell what this one does not know."""
+        if not around.asked or around.told or call.known & (USED | FAILED) or not share(call.models, around.models):
+            return False
+        if event.cost_usd is not None or (call.nest is not None and call.nest.hit is not None):
+            return False
+        nest = around.nested()
+        if nest.untold is not None:
+            return False
+        nest.untold = call
+        call.nested().waits_in = around
+        return True
+
+    def _settle(self, event: LlmResponse, usage: Usage, call: Call, waits_in: Call) -> Account | None:
+        """What was to be told by the enclosing call is told now; None where nothing is."""
+        if _is_unknown(usage) and event.cost_usd is None:
+            return None
+        call.usage = usage
+        call.nested().waits_in = None
+        waits_in.nested().untold = None
+        waits_in.nested().inner.append(call)
+        account = self._price(event, usage, None)
+        call.known |= _knowledge(account)
+        return account
+
+    # -- what it adds -------------------------------------------------------------------------------------------------
+
+    def _rest(self, event: LlmResponse, usage: Usage, known: Sequence[Call]) -> Account:
+        """The account of the one call inside that did not tell: what the enclosing one has more than the others."""
+        usage = rest(usage, total([inner.usage for inner in known]))
+        why = known_of(usage)
+        return Account(usage, None, why) if why is not None else Account(usage, *self._charge(event, usage))
+
+    def _complete(self, event: LlmResponse, usage: Usage, known: Sequence[Call], why: str) -> Account:
+        """What this telling adds to what is known: its usage, its cost, both or nothing."""
+        knowledge = _knowledge_of(known)
+        if knowledge == USED | COSTED:
+            return _DUPLICATES[why]
+        used = NOTHING if knowledge & USED or _is_unknown(usage) else usage
+        if knowledge & COSTED:
+            if used is NOTHING:
+                return _DUPLICATES[why]
+            account = Account(used, None, "duplicate", duplicate=why)
+        else:
+            priced = self._price(event, usage, None)
+            if priced.cost_usd is None and used is NOTHING:
+                return _DUPLICATES[why]
+            account = priced._replace(usage=used, duplicate=why)
+        for call in known:
+            call.known |= _knowledge(account)
+        return account
 
     def _price(self, event: LlmResponse, usage: Usage, hit: int | None) -> Account:
         said = reported(event)
@@ -196,40 +281,98 @@ class Ledger:
         why = known_of(usage)
         if why is not None:
             return Account(usage, None, why)
+        return Account(usage, *self._charge(event, usage))
+
+    def _warm(self, event: Any) -> None:
+        try:
+            if self._prices is not None:
+                self._prices.warm(event)
+        except Exception:  # noqa: BLE001 - the price list may be the program's own; the call is counted without it
+            self.failed += 1
+
+    def _charge(self, event: LlmResponse, usage: Usage) -> tuple[float | None, str]:
         if self._prices is None:
-            return unpriced(event)
-        return Account(usage, *self._prices.charge(event, usage))
+            return None, "no_price_source"
+        try:
+            return self._prices.charge(event, usage)
+        except Exception:  # noqa: BLE001 - the price list may be the program's own; the call is counted without it
+            self.failed += 1
+            return None, "no_price_source"
+
+    def _saved(self, event: LlmResponse, usage: Usage, hit: int) -> float:
+        """What the call would have cost: by its usage or, of tokens of which no more is known, as input at least."""
+        if known_of(usage) is not None:
+            if hit == _UNKNOWN_SAVING:
+                return 0.0
+            usage = Usage(hit, 0, None, None, None)
+        return self._charge(event, usage)[0] or 0.0
 
     def _add_up(self, event: LlmResponse, account: Account) -> None:
-        run = self._runs.get(event.invocation_id or "")
+        run = self._run(event)
         if run is None:
             return
         if account.duplicate is None:
             run.inference_calls += 1
         used = used_by(account)
-        for _ in range(DEPTH):
+        if not used:
+            return
+        passed: list[_Run] = []
+        while run is not None and run not in passed and len(passed) < DEPTH:
+            totals = run.totals
             for key, amount in used.items():
-                run.totals[key] = run.totals.get(key, 0) + amount
-            above = self._runs.get(run.parent or "")
-            if above is None or above is run:
-                return
-            run = above
+                totals[key] = totals.get(key, 0) + amount
+            passed.append(run)
+            run = None if run.parent is None else self._runs.get(run.parent)
 
     # -- runs ---------------------------------------------------------------------------------------------------------
 
+    def _around(self, event: LlmResponse | CacheHit) -> Call | None:
+        name = around_of(event)
+        if name is None:
+            return None
+        return self._calls.get(name) or self._call(name)
+
+    def _run(self, event: Event) -> _Run | None:
+        """The run in which something happens; made where its start was not seen, so that its callers get its sums."""
+        root, run_id, attempt = place_of(event)
+        if run_id is None:
+            if root is not None:
+                return None
+            return self._runs.get((None, id_of(event.source)))  # the run of a producer that gives no ids at all
+        run = self._runs.get((root, run_id))
+        if run is None or (run.attempt != attempt and isinstance(event, AgentStart)):
+            parent = id_of(event.parent_invocation_id)
+            run = _Run(None if parent is None else (root, parent), attempt)
+            self._runs.put((root, run_id), run)
+        return run
+
     def _start(self, event: AgentStart) -> None:
-        if event.invocation_id is not None:
-            run = _Run(event.parent_invocation_id, event.model_provider, event.model)
-            _keep(self._runs, event.invocation_id, run, RUNS)
+        run = self._run(event)
+        if event.invocation_id is None and event.root_invocation_id is None and (run is None or run.ended):
+            run = _Run(None, event.attempt)
+            self._runs.put((None, id_of(event.source)), run)
+        if run is not None and not run.started:
+            run.started = True
+            run.provider, run.model = event.model_provider, event.model
 
     def _tool(self, event: ToolCall) -> None:
-        run = self._runs.get(event.invocation_id or "")
-        if run is not None:
-            run.tool_calls += 1
+        run = self._run(event)
+        call_id = id_of(event.tool_call_id)
+        if run is None or run.ended:
+            return
+        if call_id is not None:
+            name = (*place_of(event), call_id)
+            if self._tools.get(name):
+                return
+            self._tools.put(name, True)
+        run.tool_calls += 1
 
     def _end(self, event: AgentEnd) -> RunAccount | None:
-        run = self._runs.pop(event.invocation_id, None) if event.invocation_id is not None else None
-        if run is None:
+        run = self._run(event)
+        if run is None or run.ended or run.attempt != place_of(event)[-1]:
+            return None
+        run.ended = True
+        if not (run.started or run.totals or run.tool_calls):
             return None
         return RunAccount(run.inference_calls, run.tool_calls, mismatch(event, run.totals))
 
@@ -238,25 +381,27 @@ class Ledger:
     def _hit(self, event: CacheHit) -> float | None:
         """A hit inside a model call makes that call's answer a cached one; one before any call saves a call."""
         saved = count(event.tokens_saved)
-        if saved is None or str(event.cache_type).lower() in PROVIDER_CACHES:
+        if _is_provider_cache(event.cache_type):
             return None
-        around = _enclosing(event)
+        around = self._around(event)
         if around is not None:
-            _keep(self._hits, around, saved, CALLS)
+            around.nested().hit = _UNKNOWN_SAVING if saved is None else saved
             return None
-        run = self._runs.get(event.invocation_id or "")
-        if run is None or not run.model:
+        run = self._run(event)
+        if run is None or not run.model or not saved or self._is_told(event):
             return None
         instead = LlmResponse(model_provider=run.provider or "", model=run.model, duration=0.0, success=True)
         instead.time_ns = event.time_ns
-        return self._listed(instead, Usage(saved, 0, None, None, None))
+        return self._charge(instead, Usage(saved, 0, None, None, None))[0]
 
-    def _saved(self, event: LlmResponse, usage: Usage, hit: int) -> float:
-        """What the call would have cost: by its usage or, of tokens of which no more is known, as input at least."""
-        return self._listed(event, usage if known_of(usage) is None else Usage(hit, 0, None, None, None)) or 0.0
-
-    def _listed(self, event: LlmResponse, usage: Usage) -> float | None:
-        return None if self._prices is None else self._prices.charge(event, usage)[0]
+    def _is_told(self, event: CacheHit) -> bool:
+        """Whether this very event has come before; it is remembered."""
+        name = (id_of(event.source), id_of(event.seq))
+        if None in name:
+            return False
+        told = self._tools.get(name) is not None
+        self._tools.put(name, True)
+        return told
 
 
 _ENTRIES: dict[type[Event], Callable[[Ledger, Any], Any]] = {
@@ -268,56 +413,34 @@ _ENTRIES: dict[type[Event], Callable[[Ledger, Any], Any]] = {
     CacheHit: Ledger._hit,
 }
 
+#: How many parts the name of a run has, and that of a call that has an id.
+_PLACE, _BY_ID = 3, 4
 
-def _name(event: Event, call_id: str) -> CallName:
-    return event.root_invocation_id, event.invocation_id, event.attempt, call_id
-
-
-def _enclosing(event: Event) -> CallName | None:
-    """The model call that directly encloses what this event tells of."""
-    if not event.parent_call_id:
-        return None
-    kind, call_id = call_of(event.parent_call_id)
-    return _name(event, call_id) if kind == "llm" else None
+_DUPLICATES: Final = {
+    why: Account(NOTHING, None, "duplicate", duplicate=why) for why in ("call_id", "event", "response_id", "enclosing")
+}
 
 
-def _response_name(event: LlmResponse) -> CallName:
-    return event.root_invocation_id, event.invocation_id, event.response_id
+def _is_unknown(usage: Usage) -> bool:
+    return usage.input is None and usage.output is None
 
 
-@lru_cache(maxsize=1024)
-def _models(model: str | None, response_model: str | None) -> frozenset[str]:
-    """The names under which a model may be known: without the vendor's prefix, in lower case."""
-    return frozenset(name.rpartition("/")[2].lower() for name in (model, response_model) if name)
+def _knowledge(account: Account) -> int:
+    """What is known when this was told. Of an answer from a cache there is nothing more to know."""
+    if account.cost_status == "cached":
+        return USED | COSTED
+    return (0 if _is_unknown(account.usage) else USED) | (0 if account.cost_usd is None else COSTED)
 
 
-def _share(one: frozenset[str], other: frozenset[str]) -> bool:
-    """Whether two calls may be of the same model. A call that names none may be of any."""
-    return not one or not other or any(_is_same_model(a, b) for a in one for b in other)
+def _knowledge_of(calls: Sequence[Call]) -> int:
+    known = 0
+    for call in calls:
+        known |= call.known & (USED | COSTED)
+    return known
 
 
-def _is_same_model(one: str, other: str) -> bool:
-    short, long = sorted((one, other), key=len)
-    return short == long or (long.startswith(short) and _SAME_MODEL.fullmatch(long, len(short)) is not None)
-
-
-def _is_same(one: _Call, other: _Call) -> bool:
-    """Whether two tellings under one response id are of one call: one within the other, with the same counts if any.
-
-    Test doubles and some servers give every response the same id.
-    """
-    if not (_is_within(one, other) or _is_within(other, one)):
+def _is_provider_cache(cache_type: object) -> bool:
+    if not isinstance(cache_type, str):
         return False
-    if not (one.has_usage and other.has_usage):
-        return True
-    return one.usage.input == other.usage.input and one.usage.output == other.usage.output
-
-
-def _is_within(inner: _Call, outer: _Call) -> bool:
-    return outer.start_ns - SLACK_NS <= inner.start_ns and inner.end_ns <= outer.end_ns + SLACK_NS
-
-
-def _keep(table: OrderedDict[K, V], key: K, value: V, limit: int) -> None:
-    table[key] = value
-    if len(table) > limit:
-        table.popitem(last=False)
+    words = cache_type[:64].lower().replace("_", " ").replace("-", " ").split()
+    return bool(words) and words[0] in PROVIDER_CACHES and words[1:] in ([], ["cache"], ["caching"])

@@ -23,7 +23,7 @@ class Measures:
         self._none = made.dimensions().of()
 
     def seconds(
-        self, histograms: Sequence[Histogram], value: object, attributes: Mapping[str, str], context: Context | None
+        self, histograms: Sequence[Histogram], value: object, attributes: Mapping[str, str], context: Context
     ) -> None:
         """Record a duration, if it can be one."""
         seconds = number(value)

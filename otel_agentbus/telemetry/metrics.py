@@ -103,6 +103,10 @@ class MetricsBridge:
                 self._failed = True
                 _log.warning("An event could not be counted; further failures are only counted", exc_info=True)
 
+    def settle(self, timeout: float) -> bool:
+        """Wait so many seconds for what is still being found out (the times of commits); whether all is."""
+        return self._deployments.settle(timeout)
+
     def close(self) -> None:
         """Give up the runs that are open: nobody will tell of their end. What was counted stays."""
         if self._health is not None:

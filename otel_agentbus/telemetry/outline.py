@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Literal
@@ -272,6 +272,15 @@ def _reason(event: AgentEnd | LlmResponse | ToolCall) -> str:
     return f"{kind}: {event.error_message}" if event.error_message else kind
 
 
+def _budget(said: Mapping[str, Any]) -> str:
+    """How much of a budget is spent, or whatever else somebody says under that name."""
+    try:
+        spent, limit, sign = float(said["spent"]), float(said["limit"]), "$" if said["unit"] == "usd" else ""
+        return f"{said['budget']}: {sign}{spent:,.4g} of {sign}{limit:,.4g}, {spent / limit:.0%}"
+    except (KeyError, TypeError, ValueError, ArithmeticError):
+        return _pairs(dict(said))
+
+
 def _told(event: Event) -> str:
     """What a moment says, in a few words."""
     if isinstance(event, CacheHit):
@@ -279,7 +288,7 @@ def _told(event: Event) -> str:
     if isinstance(event, CacheMiss):
         return event.cache_type
     if isinstance(event, DomainEvent):
-        return _pairs(dict(event.data))
+        return _budget(event.data) if event.name == "budget_threshold_hit" else _pairs(dict(event.data))
     if isinstance(event, Error):
         return f"{event.component}: {event.message}"
     if isinstance(event, ChannelMessage):

@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from otel_agentbus.events import AgentEnd, AgentStart, Event, ToolCall
 
 from . import instruments, names
 from .accounts import RunAccount
+from .attributes import text
 from .call_metrics import outcome
 from .conventions import error_of
 from .exemplars import Exemplars
 from .measures import Measures, elapsed
-from .series import SETS, Instruments, Labels, Names, Pending
+from .series import NAME_LENGTH, SETS, Instruments, Labels, Names, Pending, Told
 
 OPEN_RUNS = 10_000
+#: Of how many runs and tool calls that ended it is remembered that they were told of.
+ENDED = 16_384
 
 _OUTCOMES = 5
 
 
 class _Run(NamedTuple):
-    """A run that is going on."""
+    """A run that is going on. Its start is not kept: it may carry content."""
 
     active: Labels
-    event: AgentStart
+    agent: str | None
+    provider: str | None
+    model: str | None
+    time_ns: int | None
+
+
+_Key: TypeAlias = tuple[object, ...]
 
 
 class RunMetrics:
@@ -51,7 +60,8 @@ class RunMetrics:
         self._tool_calls = made.counter(instruments.TOOL_CALLS, names.OUTCOME)
         self._mismatches = made.counter(instruments.USAGE_MISMATCH, names.REASON)
         self._active = made.counter(instruments.AGENT_ACTIVE)
-        self._runs: Pending[tuple[object, ...], _Run] = Pending(OPEN_RUNS, self._give_up)
+        self._runs: Pending[_Key, _Run] = Pending(OPEN_RUNS, self._give_up)
+        self._over = Told(ENDED)
         self.handlers: dict[type[Event], Callable[[Any], None]] = {
             AgentStart: self._start,
             AgentEnd: self._end,
@@ -61,20 +71,26 @@ class RunMetrics:
     def forget(self) -> None:
         """Start from nothing, in the child of a fork."""
         self._runs.forget()
+        self._over.forget()
 
     def close(self) -> None:
         """Give up the runs that are open: nobody will tell of their end."""
         for run in self._runs.drain():
             self._active.add(run.active, -1)
 
-    def model_of(self, event: Event) -> tuple[object, object]:
+    def model_of(self, event: Event) -> tuple[str | None, str | None]:
         """The provider and the model of the run in which this happens, as its start says."""
         run = self._runs.look(_run_key(event))
-        return (None, None) if run is None else (run.event.model_provider, run.event.model)
+        return (None, None) if run is None else (run.provider, run.model)
 
     def _start(self, event: AgentStart) -> None:
+        key = _run_key(event)
+        if _is_told_once(event) and self._over.knows(key):
+            self._measures.discard("duplicate")
+            return
         labels = self._agents.of(event.agent)
-        if self._runs.put(_run_key(event), _Run(labels, event)):
+        run = _Run(labels, _name(event.agent), _name(event.model_provider), _name(event.model), event.time_ns)
+        if self._runs.put(key, run):
             self._active.add(labels)
 
     def _give_up(self, run: _Run) -> None:
@@ -82,13 +98,17 @@ class RunMetrics:
         self._measures.discard("open_too_long")
 
     def _end(self, event: AgentEnd) -> None:
-        run = self._runs.take(_run_key(event))
+        key = _run_key(event)
+        if _is_told_once(event) and self._over.again(key):
+            self._measures.discard("duplicate")
+            return
+        run = self._runs.take(key)
         agent, model, duration = event.agent, event.model, event.duration
         if run is not None:
             self._active.add(run.active, -1)
-            agent, model = agent or run.event.agent, model or run.event.model
+            agent, model = agent or run.agent, model or run.model
             if duration is None:
-                duration = elapsed(run.event.time_ns, event.time_ns)
+                duration = elapsed(run.time_ns, event.time_ns)
         agents = self._agents.of(agent)
         self._agent_runs.add(agents, kind=outcome(event.outcome))
         failure = error_of(event)
@@ -106,6 +126,10 @@ class RunMetrics:
                 histogram.record(calls, agents.attributes, context)
 
     def _tool(self, event: ToolCall) -> None:
+        call_id = text(event.tool_call_id, NAME_LENGTH)
+        if call_id is not None and _is_told_once(event) and self._over.again((*_run_key(event), call_id)):
+            self._measures.discard("duplicate")
+            return
         self._tool_calls.add(self._tools.of(event.tool, event.agent), kind=outcome(event.outcome))
         failure = error_of(event)
         labels = self._ended_tools.of(event.tool, event.agent, failure and failure[0])
@@ -113,8 +137,18 @@ class RunMetrics:
         self._measures.seconds(self._tool_duration, event.duration, labels.attributes, context)
 
 
-def _run_key(event: Event) -> tuple[object, ...]:
+def _is_told_once(event: Event) -> bool:
+    """Whether its ids are unique: what no bus has stamped may have any ids."""
+    return event.seq is not None and event.invocation_id is not None
+
+
+def _run_key(event: Event) -> _Key:
     """One run; a producer without ids has, in one source, one run of an agent at a time."""
-    if event.invocation_id is not None:
-        return event.invocation_id, event.attempt
-    return None, event.source, event.agent
+    invocation = text(event.invocation_id, NAME_LENGTH)
+    if invocation is not None:
+        return invocation, event.attempt if isinstance(event.attempt, int) else 1
+    return None, _name(event.source), _name(event.agent)
+
+
+def _name(value: object) -> str | None:
+    return text(value, NAME_LENGTH)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from threading import RLock
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
 from opentelemetry.metrics import CallbackOptions, Histogram, MeterProvider, Observation
@@ -15,6 +15,7 @@ from otel_agentbus._version import __version__
 from . import instruments
 from .attributes import text
 from .instruments import Metric
+from .recent import Recent
 from .vitals import Vitals
 
 #: How long a name may be in a metric, and how many different ones an attribute may have.
@@ -33,7 +34,7 @@ V = TypeVar("V")
 class Names:
     """The values of one attribute: the first so many as they are, all later ones together."""
 
-    __slots__ = ("_clean", "_known", "_limit", "attribute", "other")
+    __slots__ = ("_clean", "_known", "attribute", "limit", "other")
 
     def __init__(
         self,
@@ -44,8 +45,8 @@ class Names:
     ) -> None:
         self.attribute = attribute
         self.other = other
+        self.limit = limit
         self._clean = clean
-        self._limit = limit
         self._known: set[str] = set()
 
     def of(self, value: object) -> str | None:
@@ -56,7 +57,7 @@ class Names:
         found = found[:NAME_LENGTH]
         if found in self._known:
             return found
-        if len(self._known) >= self._limit:
+        if len(self._known) >= self.limit:
             return self.other
         self._known.add(found)
         return found
@@ -91,7 +92,7 @@ class Dimensions:
         """The attribute set for these values, given in the order of the attributes."""
         try:
             labels = self._cache.get(values)
-        except TypeError:  # something that is not even hashable stands where a name should be
+        except Exception:  # noqa: BLE001 - what stands where a name should be may not be hashable, or raise what it likes
             labels = None
         if labels is None or labels.folded:
             with self._lock:
@@ -108,7 +109,7 @@ class Dimensions:
         elif labels is None:
             key = tuple(None if value is None else known.other for known, value in zip(self._names, key, strict=True))
             labels = self._sets.get(key) or self._make(key, folded=True)
-        if all(value is None or (isinstance(value, str) and len(value) <= NAME_LENGTH) for value in values):
+        if all(value is None or (value.__class__ is str and len(value) <= NAME_LENGTH) for value in values):  # type: ignore[arg-type]  # a str, as the line says
             if len(self._cache) >= _CACHED:
                 self._cache.clear()  # the sets stay: the same values find the same labels again
             self._cache[values] = labels
@@ -208,6 +209,32 @@ class Pending(Generic[K, V]):
         self._waiting = {}
 
 
+class Told:
+    """What was told before: the latest so many keys."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self.forget()
+
+    def again(self, key: K) -> bool:
+        """Whether this was told before; from now on it was."""
+        with self._lock:
+            if self._keys.get(key):
+                return True
+            self._keys.put(key, True)
+            return False
+
+    def knows(self, key: K) -> bool:
+        """Whether this was told before."""
+        with self._lock:
+            return self._keys.get(key) is not None
+
+    def forget(self) -> None:
+        """Start from nothing, with a lock of its own: in the child of a fork."""
+        self._lock = RLock()
+        self._keys: Recent[Any, bool] = Recent(self._limit)
+
+
 class Instruments:
     """The instruments of one meter provider, their bounded attribute sets and their running sums.
 
@@ -221,6 +248,8 @@ class Instruments:
         self._names: dict[str, Names] = {}
         self._dimensions: dict[tuple[str, ...], Dimensions] = {}
         self._tallies: dict[str, Tally] = {}
+        #: What is waited for, for a moment, whenever metrics are collected.
+        self.settling: list[Callable[[], object]] = []
         self.observe(instruments.OVERFLOWED, self._observe_overflow)
 
     @cached_property
@@ -232,6 +261,11 @@ class Instruments:
     def overflowed(self) -> int:
         """How many measurements had names that were folded into `other`."""
         return sum(dimensions.overflowed for dimensions in list(self._dimensions.values()))
+
+    @property
+    def bounds(self) -> dict[str, int]:
+        """How many names each attribute may have before further ones become `other`."""
+        return {attribute: known.limit for attribute, known in self._names.items()}
 
     def dimensions(self, *attributes: Names, limit: int = SETS) -> Dimensions:
         """The attribute sets of these attributes; an attribute has one list of names wherever it occurs."""
@@ -278,6 +312,8 @@ class Instruments:
             self.vitals.forget()
 
     def _observe_overflow(self, _options: CallbackOptions) -> list[Observation]:
+        for settle in tuple(self.settling):
+            settle()
         return [Observation(self.overflowed)] if self.overflowed else []
 
 

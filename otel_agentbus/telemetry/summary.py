@@ -29,8 +29,10 @@ _EXACT = Context(prec=60, traps=[])
 #: Why a call has no price as long as nobody has told its tokens.
 _UNTOLD = ("no_usage", "invalid_usage")
 
-#: The counts of a row as a `SummaryRow` has them, after its names.
-_COUNTS = ("calls", "errors", "cancelled", "input", "output", "cached", "cache_write", "reasoning")
+_COUNTS = (
+    *("calls", "errors", "cancelled", "duplicates"),
+    *("input", "output", "cached", "cache_write", "reasoning"),
+)
 
 #: Agent, provider, model.
 Spender = tuple[str | None, str | None, str | None]
@@ -106,12 +108,13 @@ class SummaryData:
 class _Row:
     """The sums of one row while they grow."""
 
-    __slots__ = ("cost", "counts", "folded", "latencies", "reasons", "saved", "spender")
+    __slots__ = (*_COUNTS, "cost", "folded", "latencies", "reasons", "saved", "spender")
 
     def __init__(self, spender: Spender, *, folded: bool = False) -> None:
         self.spender = spender
         self.folded = folded
-        self.counts: Counter[str] = Counter()
+        self.calls = self.errors = self.cancelled = self.duplicates = 0
+        self.input = self.output = self.cached = self.cache_write = self.reasoning = 0
         self.reasons: Counter[str] = Counter()
         self.cost: Decimal | None = None
         self.saved = Decimal(0)
@@ -119,27 +122,22 @@ class _Row:
 
     def add(self, event: LlmResponse, account: Account) -> None:
         """Add a telling of a call."""
-        counts = self.counts
         if account.duplicate is None:
-            counts["calls"] += 1
-            if event.outcome in ("error", "cancelled"):
-                counts["errors" if event.outcome == "error" else "cancelled"] += 1
+            self.calls += 1
+            self.errors += event.outcome == "error"
+            self.cancelled += event.outcome == "cancelled"
             self.latencies.add(event.duration)
             if account.cost_usd is None:
                 self.reasons[account.cost_status] += 1
         else:
-            counts["duplicates"] += 1
+            self.duplicates += 1
             self._complete(account)
         usage = account.usage
-        for name, tokens in (
-            ("input", usage.input),
-            ("output", usage.output),
-            ("cached", usage.cache_read),
-            ("cache_write", usage.cache_write),
-            ("reasoning", usage.reasoning),
-        ):
-            if tokens:
-                counts[name] += tokens
+        self.input += usage.input or 0
+        self.output += usage.output or 0
+        self.cached += usage.cache_read or 0
+        self.cache_write += usage.cache_write or 0
+        self.reasoning += usage.reasoning or 0
         if account.cost_usd is not None:
             self.cost = _EXACT.add(self.cost or Decimal(0), _money(account.cost_usd))
         self.save(account.saved_usd)
@@ -161,7 +159,8 @@ class _Row:
 
     def merge(self, other: _Row) -> None:
         """Add what another row has."""
-        self.counts.update(other.counts)
+        for count in _COUNTS:
+            setattr(self, count, getattr(self, count) + getattr(other, count))
         self.reasons.update(other.reasons)
         if other.cost is not None:
             self.cost = _EXACT.add(self.cost or Decimal(0), other.cost)
@@ -170,13 +169,15 @@ class _Row:
 
     def read(self) -> SummaryRow:
         """The sums as they are."""
+        agent, provider, model = self.spender
         return SummaryRow(
-            *self.spender,
-            *(self.counts[name] for name in _COUNTS),
+            agent,
+            provider,
+            model,
+            **{count: getattr(self, count) for count in _COUNTS},
             cost=None if self.cost is None else float(self.cost),
             saved=float(self.saved),
             reasons=dict(+self.reasons),
-            duplicates=self.counts["duplicates"],
             p50=self.latencies.quantile(50),
             p95=self.latencies.quantile(95),
             folded=self.folded,
@@ -244,7 +245,10 @@ class Summary:
 
     def _response(self, event: LlmResponse) -> None:
         account = account_of(event)
-        self._row(event.agent, event.model_provider, event.response_model or event.model).add(event, account)
+        model = event.response_model
+        if model.__class__ is not str or not model:
+            model = event.model if _name(model) is None else model
+        self._row(event.agent, event.model_provider, model).add(event, account)
 
     def _tool(self, event: ToolCall) -> None:
         agent = self._agent(event.agent)

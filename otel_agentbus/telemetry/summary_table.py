@@ -6,18 +6,22 @@ above. Like `console`, it needs `rich` and is imported on use.
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
+import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Literal, TextIO
 
-from .console import WIDEST, dollars, seconds
+from rich.cells import cell_len
+from rich.console import Console
+from rich.text import Text
+
+from .console import dollars, seconds
 
 if TYPE_CHECKING:
-    from rich.text import Text
-
     from .summary import SummaryData, SummaryRow
 
 _log = logging.getLogger("otel_agentbus.summary")
@@ -25,28 +29,29 @@ _log = logging.getLogger("otel_agentbus.summary")
 TITLE = "What was used, by agent and model"
 #: What stands where a producer gives no name.
 NAMELESS = "-"
-#: A name is shortened to no less than this for the sake of one line: an agent's, a model's.
+#: A name is shortened to no less than this for the sake of its line: an agent's, a model's.
 LABELS = (12, 20)
+#: How far a model's name stands below its agent's.
+INDENT = 2
 _HEADERS = ("calls", "err", "in", "out", "cached", "cost", "unpriced", "p50", "p95")
 _SHORTER = {"unpriced": "unpr"}
-_ERRORS, _UNPRICED = 1, 6
+_MARKS = ("", "red", "", "", "", "", "yellow", "", "")
 
 #: What can be done about calls that have no price, by the reason.
 _REMEDIES = (
-    (("no_price_source",), "install otel-agentbus[prices] for the public prices"),
-    (
-        ("unknown_model", "unknown_provider", "no_price_source"),
-        "put your own prices into the file that AGENTBUS_PRICES names",
-    ),
-    (("unknown_model", "unknown_provider", "invalid_usage"), "`otel-agentbus prices MODEL` says more"),
+    (("no_price_source",), "install otel-agentbus[prices] for the public list"),
+    (("unknown_model", "unknown_provider"), "`otel-agentbus prices MODEL` says what is known"),
+    (("unknown_model", "unknown_provider", "no_price_source"), "AGENTBUS_PRICES may name a file of your own prices"),
+    (("invalid_usage",), "their token counts or costs cannot be true"),
 )
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How much room a line takes."""
+    """How much room a line takes: where the names of agents and models stand, and how the numbers look."""
 
-    one_line: bool
+    #: Both beside the numbers; the agent above its models; or both above, where they are too long.
+    names: Literal["beside", "grouped", "above"]
     count: Callable[[int], str]
     gap: int
 
@@ -65,29 +70,34 @@ def print_summary(
     try:
         stream = sys.stderr if stream is None else stream
         if stream is not None and not data.is_empty:
-            stream.write(_encodable(_rendered(data, stream, budgets or {}), stream))
+            stream.write(_rendered(data, stream, budgets or {}))
             stream.flush()
     except Exception:  # noqa: BLE001 - the end of a program is no place to fail for the sake of a table
         _log.debug("The summary could not be printed", exc_info=True)
 
 
 def _rendered(data: SummaryData, stream: TextIO, budgets: Mapping[str, float]) -> str:
-    from rich.console import Console
-
-    console = Console(file=stream, highlight=False, markup=False, emoji=False, force_jupyter=False)
-    unicode = console.encoding.startswith("utf")
+    encoding = (getattr(stream, "encoding", None) or "utf-8").lower()
+    console = Console(  # not on the stream itself: where that is a broken pipe, rich ends the program
+        file=io.StringIO(),
+        force_terminal=True if stream.isatty() else None,
+        force_jupyter=False,
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
     with console.capture() as captured:
         console.print(TITLE, style="bold")
         if data.rows:
-            console.print(table(data, console.width, encoding=console.encoding), crop=False)
+            console.print(table(data, console.width, encoding=encoding), no_wrap=True, overflow="crop")
         for style, sentence in _sentences(data, budgets):
-            console.print(sentence if unicode else sentence.encode("ascii", "replace").decode(), style=style)
-    return captured.get()
+            lines = textwrap.fill(_encodable(sentence, encoding), console.width, break_on_hyphens=False)
+            console.print(lines, style=style, soft_wrap=True)
+    return _encodable(captured.get(), encoding)
 
 
-def _encodable(said: str, stream: TextIO) -> str:
+def _encodable(said: str, encoding: str) -> str:
     try:
-        encoding = getattr(stream, "encoding", None) or "utf-8"
         return said.encode(encoding, "replace").decode(encoding)
     except LookupError:
         return said.encode("ascii", "replace").decode("ascii")
@@ -96,104 +106,99 @@ def _encodable(said: str, stream: TextIO) -> str:
 # -- the table --------------------------------------------------------------------------------------------------------
 def table(data: SummaryData, width: int = 80, *, encoding: str = "utf-8") -> Text:
     """The rows that have used something, those of one agent together, and the total: lines of at most `width` cells."""
-    from rich.text import Text
+    return _Table(data, width, encoding).drawn()
 
-    rows = _shown(data.rows)
-    labels = [_labels(row, rows, encoding) for row in rows]
-    labels = [("agent", "model"), *labels, ("total", "")]
-    layout, widths, cells = _fitting([*rows, data.total], labels, min(width, WIDEST))
-    styles = ["dim", *("" for _ in rows), "bold"]
-    lines: list[Text] = []
-    for label, texts, style in zip(labels, cells, styles, strict=True):
+
+class _Table:
+    """One table, with the layout in which it fits its width."""
+
+    def __init__(self, data: SummaryData, width: int, encoding: str) -> None:
+        self._rows = _shown(data.rows)
+        self._encoding = encoding
+        self._overflow: Literal["ellipsis", "crop"] = "ellipsis" if encoding.startswith("utf") else "crop"
+        self._width = width
+        self._models = Counter((row.agent, row.model) for row in self._rows)
+        self._labels = [self._label(row) for row in self._rows]
+        columns = zip(("agent", "model"), ("total", ""), *self._labels, strict=True)
+        self._needed = [max(map(cell_len, column)) for column in columns]
+        self._fit([*self._rows, data.total])
+
+    def drawn(self) -> Text:
+        """The lines of the table as one text."""
+        first, *cells, last = self._cells
+        header = ("agent", "model") if self._layout.names == "beside" else ("agent/model", "")
+        lines = self._line(*header, self._numbers(first, "dim"), "dim")
+        before: str | None = None
+        for (agent, model), texts in zip(self._labels, cells, strict=True):
+            lines += self._line(agent, model, self._numbers(texts), "", is_new=agent != before)
+            before = agent
+        lines += self._line("total", "", self._numbers(last, "bold"), "bold")
+        for line in lines:
+            line.rstrip()
+        return Text("\n", no_wrap=True, overflow="crop").join(lines)
+
+    def _label(self, row: SummaryRow) -> tuple[str, str]:
+        model = row.model or NAMELESS
+        if self._models[row.agent, row.model] > 1:  # at several providers
+            model = f"{row.provider or NAMELESS}/{model}"
+        return self._plain(row.agent or NAMELESS), self._plain(model)
+
+    def _plain(self, name: str) -> str:
+        """Without line breaks and control characters, and only what can be shown there."""
+        return _encodable("".join(char if char.isprintable() else " " for char in name), self._encoding)
+
+    def _fit(self, rows: list[SummaryRow]) -> None:
+        """Find the first layout that fits, the widths of its columns, and the texts in them."""
+        agents, models = map(min, LABELS, self._needed)
+        for layout in _LAYOUTS:
+            headers = tuple(_SHORTER.get(name, name) if layout.count is compact else name for name in _HEADERS)
+            cells = [headers, *(_cells(row, layout.count) for row in rows)]
+            widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+            left = self._width - sum(widths) - layout.gap * len(widths)
+            needed = {"beside": agents + layout.gap + models, "grouped": max(agents, INDENT + models), "above": 0}
+            if left >= needed[layout.names]:
+                break
+        self._layout, self._cells, self._widths = layout, cells, widths
+        self._left = max(left, 0)
+
+    def _numbers(self, texts: tuple[str, ...], style: str = "") -> Text:
         numbers = Text(style=style)
-        for index, (text, room) in enumerate(zip(texts, widths, strict=True)):
-            marked = style != "dim" and bool(text)
-            numbers.append(" " * layout.gap)
-            numbers.append(text.rjust(room), _mark(index) if marked else "")
-        lines += _joined(label, numbers, labels, layout, min(width, WIDEST), style, unicode=encoding.startswith("utf"))
-    return Text("\n", no_wrap=True, overflow="crop").join(lines)
+        for text, room, mark in zip(texts, self._widths, _MARKS, strict=True):
+            numbers.append(" " * self._layout.gap)
+            numbers.append(text.rjust(room), "" if style == "dim" else mark)
+        return numbers
 
+    def _line(self, agent: str, model: str, numbers: Text, style: str, *, is_new: bool = True) -> list[Text]:
+        """The names before their numbers or, where there is no room for them, on lines above."""
+        gap, (longest_agent, longest_model) = self._layout.gap, self._needed
+        if self._layout.names == "beside":
+            room = max(min(longest_agent, self._left - gap - longest_model), min(longest_agent, LABELS[0]))
+            names = self._cut(agent, room, style).append(" " * gap)
+            names.append_text(self._cut(model, min(longest_model, self._left - gap - room), style))
+            return [names.append_text(numbers)]
+        if not model:
+            above, name = [], agent
+        else:
+            above, name = [self._cut(agent, self._width, style)] if is_new else [], " " * INDENT + model
+        if self._layout.names == "above" and cell_len(name) > self._left:
+            above.append(self._cut(name, self._width, style))
+            name = ""
+        room = min(self._left, max(longest_agent, INDENT + longest_model))
+        return [*above, self._cut(name, room, style).append_text(numbers)]
 
-def _mark(index: int) -> str:
-    return {_ERRORS: "red", _UNPRICED: "yellow"}.get(index, "")
+    def _cut(self, name: str, room: int, style: str) -> Text:
+        text = Text(name, style)
+        text.truncate(room, overflow=self._overflow, pad=True)
+        return text
 
 
 def _shown(rows: Iterable[SummaryRow]) -> list[SummaryRow]:
     """Those of one agent together, the agents in the order of their first calls; none of which all was told before."""
     used = [row for row in rows if row.calls or row.input or row.output or row.cost or row.saved]
-    order = {agent: at for at, agent in reversed(list(enumerate((row.agent, row.folded) for row in used)))}
-    return sorted(used, key=lambda row: order[row.agent, row.folded])
-
-
-def _labels(row: SummaryRow, rows: list[SummaryRow], encoding: str) -> tuple[str, str]:
-    model = row.model or NAMELESS
-    if sum((other.agent, other.model) == (row.agent, row.model) for other in rows) > 1:
-        model = f"{row.provider or NAMELESS}/{model}"
-    return _plain(row.agent or NAMELESS, encoding), _plain(model, encoding)
-
-
-def _plain(name: str, encoding: str) -> str:
-    """Without line breaks and control characters, and only what can be shown there."""
-    clean = "".join(char if char.isprintable() else " " for char in name)
-    try:
-        return clean.encode(encoding, "replace").decode(encoding)
-    except LookupError:
-        return clean.encode("ascii", "replace").decode("ascii")
-
-
-def _fitting(
-    rows: list[SummaryRow], labels: list[tuple[str, str]], width: int
-) -> tuple[Layout, list[int], list[tuple[str, ...]]]:
-    """The first layout that fits, the widths of its columns, and the texts in them."""
-    wanted = [min(room, needed) for room, needed in zip(LABELS, _needed(labels), strict=True)]
-    for layout in _LAYOUTS:
-        shorter = layout.count is compact
-        headers = tuple(_SHORTER.get(name, name) if shorter else name for name in _HEADERS)
-        cells = [headers, *(_cells(row, layout.count) for row in rows)]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        left = width - sum(widths) - layout.gap * len(widths)
-        if left >= (sum(wanted) + layout.gap if layout.one_line else 0):
-            break
-    return layout, widths, cells
-
-
-def _needed(labels: Iterable[tuple[str, str]]) -> tuple[int, int]:
-    from rich.cells import cell_len
-
-    agents, models = zip(*labels, strict=True)
-    return max(map(cell_len, agents)), max(map(cell_len, models))
-
-
-def _joined(
-    label: tuple[str, str],
-    numbers: Text,
-    labels: list[tuple[str, str]],
-    layout: Layout,
-    width: int,
-    style: str,
-    *,
-    unicode: bool,
-) -> Iterator[Text]:
-    """The names before their numbers or, where there is no room for them, on a line above."""
-    from rich.text import Text
-
-    left = width - numbers.cell_len
-    overflow = "ellipsis" if unicode else "crop"
-    if layout.one_line:
-        agent, model = Text(label[0], style), Text(label[1], style)
-        needed = _needed(labels)
-        room = max(min(needed[0], left - layout.gap - needed[1]), min(needed[0], LABELS[0]))
-        agent.truncate(room, overflow="ellipsis" if unicode else "crop", pad=True)
-        model.truncate(min(needed[1], left - layout.gap - room), overflow="ellipsis" if unicode else "crop", pad=True)
-        yield agent.append(" " * layout.gap).append_text(model).append_text(numbers)
-        return
-    both = Text("  ".join(filter(None, label)), style)
-    if both.cell_len > left:
-        both.truncate(width, overflow="ellipsis" if unicode else "crop")
-        yield both
-        both = Text()
-    both.truncate(left, pad=True)
-    yield both.append_text(numbers)
+    order: dict[tuple[bool, str | None], int] = {}
+    for row in used:
+        order.setdefault((row.folded, row.agent), len(order))
+    return sorted(used, key=lambda row: order[row.folded, row.agent])
 
 
 def _cells(row: SummaryRow, count: Callable[[int], str]) -> tuple[str, ...]:
@@ -216,12 +221,10 @@ def compact(number: int) -> str:
     """A count in at most five characters."""
     if number < 10_000:
         return f"{number:,}"
-    scaled = float(number)
-    for sign in "kMGT":
-        scaled /= 1000
-        if scaled < 999.5:
-            break
-    return f"{scaled:.1f}{sign}" if scaled < 99.95 else f"{scaled:.0f}{sign}"
+    scaled, signs = number / 1000, "kMGTP"
+    while scaled >= 999.5 and len(signs) > 1:
+        scaled, signs = scaled / 1000, signs[1:]
+    return f"{scaled:.{2 if scaled < 9.995 else 1 if scaled < 99.95 else 0}f}{signs[0]}"
 
 
 def latency(duration: float | None) -> str:
@@ -233,12 +236,18 @@ def latency(duration: float | None) -> str:
 
 #: From the most telling to what takes the least room.
 _LAYOUTS = (
-    Layout(one_line=True, count=full, gap=2),
-    Layout(one_line=True, count=compact, gap=2),
-    Layout(one_line=True, count=compact, gap=1),
-    Layout(one_line=False, count=full, gap=2),
-    Layout(one_line=False, count=compact, gap=2),
-    Layout(one_line=False, count=compact, gap=1),
+    Layout("beside", full, 2),
+    Layout("beside", full, 1),
+    Layout("beside", compact, 2),
+    Layout("beside", compact, 1),
+    Layout("grouped", full, 2),
+    Layout("grouped", full, 1),
+    Layout("grouped", compact, 2),
+    Layout("grouped", compact, 1),
+    Layout("above", full, 2),
+    Layout("above", full, 1),
+    Layout("above", compact, 2),
+    Layout("above", compact, 1),
 )
 
 
@@ -248,7 +257,7 @@ def _sentences(data: SummaryData, budgets: Mapping[str, float]) -> Iterator[tupl
     yield "dim", _besides(data) + "."
     if data.total.unpriced:
         yield "yellow", _unpriced(data.total)
-    if any(row.folded for row in (*data.rows, *data.agents)):
+    if any(row.folded for row in data.rows) or any(agent.folded for agent in data.agents):
         yield "yellow", "There were too many names for a table: those that came later are summed up in `other`."
     if budgets:
         used = ", ".join(f"{name} {share:.0%}{' (used up)' if share >= 1 else ''}" for name, share in budgets.items())
@@ -259,13 +268,11 @@ def _besides(data: SummaryData) -> str:
     runs: Counter[str] = Counter()
     for agent in data.agents:
         runs.update(agent.runs)
-    failed = {"error": "failed"}
-    tools, tool_errors = (
-        sum(numbers) for numbers in zip(*((a.tools, a.tool_errors) for a in data.agents), strict=True)
-    )
+    bad = {"failed" if key == "error" else key: number for key, number in runs.items() if key != "ok"}
+    tool_errors = sum(agent.tool_errors for agent in data.agents)
     said = [
-        _counted(sum(runs.values()), "run", {failed.get(key, key): n for key, n in runs.items() if key != "ok"}),
-        _counted(tools, "tool call", {"failed": tool_errors}),
+        _counted(sum(runs.values()), "run", bad),
+        _counted(sum(agent.tools for agent in data.agents), "tool call", {"failed": tool_errors}),
     ]
     total = data.total
     if total.saved:
@@ -286,7 +293,7 @@ def _unpriced(total: SummaryRow) -> str:
     untold = reasons.pop("no_usage", 0)
     said = []
     if reasons:
-        why = ", ".join(f"{reason} {count:,}" for reason, count in reasons.items())
+        why = ", ".join(f"{count:,} {reason}" if len(reasons) > 1 else reason for reason, count in reasons.items())
         what = "; ".join(remedy for because, remedy in _REMEDIES if any(reason in reasons for reason in because))
         calls = sum(reasons.values())
         said.append(f"No price for {_counted(calls, 'call', {})} ({why}): {what or 'see the reasons'}.")

@@ -74,8 +74,14 @@ _CACHE_WRITE: Final = (
     *("prompt_tokens_details.cache_write_tokens", "input_tokens_details.cache_write_tokens"),
 )
 _CACHE_WRITES: Final = (
-    ("cache_creation.ephemeral_5m_input_tokens", "ephemeral_5m_input_tokens", "cache_write_5m_tokens"),
-    ("cache_creation.ephemeral_1h_input_tokens", "ephemeral_1h_input_tokens", "cache_write_1h_tokens"),
+    (
+        *("cache_creation.ephemeral_5m_input_tokens", "ephemeral_5m_input_tokens", "cache_write_5m_tokens"),
+        *("cache_write_5m_input_tokens", "cache_creation_5m_input_tokens"),
+    ),
+    (
+        *("cache_creation.ephemeral_1h_input_tokens", "ephemeral_1h_input_tokens", "cache_write_1h_tokens"),
+        *("cache_write_1h_input_tokens", "cache_creation_1h_input_tokens"),
+    ),
 )
 _REASONING: Final = (
     *("completion_tokens_details.reasoning_tokens", "output_tokens_details.reasoning_tokens"),

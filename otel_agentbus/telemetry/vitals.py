@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.metrics import CallbackOptions, Observation
 
 from . import instruments, names
-from .attributes import mapping, number, whole
+from .attributes import mapping, number, text, whole
 
 if TYPE_CHECKING:
     from .series import Instruments
@@ -71,10 +71,10 @@ class Vitals:
         for health in living:
             used = mapping(mapping(health().get("budget")).get("used"))
             for name, value in islice(used.items(), REASONS):
-                share = _share(value)
-                if share is not None:
-                    highest[name] = max(share, highest.get(name, 0.0))
-        return [Observation(share, {names.BUDGET: name[:NAME_LENGTH]}) for name, share in highest.items()]
+                budget, share = text(name, NAME_LENGTH), _share(value)
+                if budget is not None and share is not None:
+                    highest[budget] = max(share, highest.get(budget, 0.0))
+        return [Observation(share, {names.BUDGET: budget}) for budget, share in highest.items()]
 
     def _observer(self, key: str) -> Callable[[CallbackOptions], list[Observation]]:
         def observe(_options: CallbackOptions) -> list[Observation]:

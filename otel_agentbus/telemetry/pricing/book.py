@@ -300,15 +300,23 @@ def _lacks(usage: Usage, rates: Rates) -> bool:
     return (usage.input is None and rates.needs_input) or (usage.output is None and rates.needs_output)
 
 
-def _detailed(given: Mapping[str, object], usage: Usage, tariff: Tariff) -> Charge:
+def _detailed(given: object, usage: Usage, tariff: Tariff) -> Charge:
     rates = tariff.rates
     assert rates is not None  # the caller has seen them
-    others = further(given) if any(key in UNIT_OF or isinstance(given[key], Mapping) for key in given) else {}
+    if not isinstance(given, Mapping):
+        return _plain(usage, rates, tariff.status)
+    others = further(given) if any(map(_may_count, given.items())) else {}
     if others is None:
         return _INVALID
     if rates.further.isdisjoint(others):
         return _plain(usage, rates, tariff.status)
     return _all(together(usage, others), usage, tariff)
+
+
+def _may_count(entry: tuple[object, object]) -> bool:
+    """Whether this entry of a usage may be one that a price is for, or have one within."""
+    key, value = entry
+    return key in UNIT_OF or (value.__class__ is not int and isinstance(value, Mapping))
 
 
 def _all(counts: dict[str, Count], usage: Usage, tariff: Tariff) -> Charge:

@@ -183,7 +183,8 @@ def _changes(model: ModelInfo, at: datetime, context: Mapping[str, str]) -> Iter
     conditional: list[ConditionalPrice] = model.prices if isinstance(model.prices, list) else []
     constraints = [price.constraint for price in conditional]
     if context:
-        constraints += [variant.constraint for variant in model.price_variants or ()]
+        variants = model.price_variants or ()
+        constraints += [variant.constraint for variant in variants if variant.when.items() <= context.items()]
     for constraint in constraints:
         if constraint is None:
             continue

@@ -78,8 +78,6 @@ _OTHERS: Final[Mapping[str, tuple[str, ...]]] = {
 UNIT_OF: Final[Mapping[str, str]] = _spellings()
 #: What may be a fraction.
 _SECONDS: Final = frozenset(("audio_seconds", "input_audio_seconds", "output_audio_seconds"))
-#: Kinds of cache writes, which are a part of all cache writes.
-_WRITES: Final = ("cache_write_5m_tokens", "cache_write_1h_tokens")
 
 
 def further(given: Mapping[str, object]) -> dict[str, Count] | None:
@@ -111,10 +109,7 @@ def together(usage: Usage, others: Mapping[str, Count]) -> dict[str, Count]:
         CACHE_WRITE: usage.cache_write,
         REASONING: usage.reasoning,
     }
-    found = {key: value for key, value in plain.items() if value is not None} | dict(others)
-    if CACHE_WRITE not in found and any(key in found for key in _WRITES):
-        found[CACHE_WRITE] = sum(found.get(key, 0) for key in _WRITES)
-    return found
+    return {key: value for key, value in plain.items() if value is not None} | dict(others)
 
 
 __all__ = ["UNIT_OF", "further", "together"]

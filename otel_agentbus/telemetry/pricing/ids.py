@@ -26,7 +26,7 @@ LISTED_AS: Final[Mapping[str, str]] = {
 
 #: Names that frameworks use for providers of the list and that are no alias of a conventions' id. A name that merely
 #: contains a provider's ("my-openai-proxy") is another provider: its prices are not known.
-_SPELLINGS: Final[Mapping[str, str]] = {
+SPELLINGS: Final[Mapping[str, str]] = {
     "amazon": "aws",
     "amazon-bedrock": "aws",
     "anthropic-bedrock": "aws",
@@ -83,7 +83,7 @@ def listed(provider: str) -> str:
     if known in LISTED_AS:
         return LISTED_AS[known]
     dashed = known.replace("_", "-").replace(" ", "-")
-    return _SPELLINGS.get(dashed, dashed)
+    return SPELLINGS.get(dashed, dashed)
 
 
 def model_spellings(model: str, provider: str) -> Iterator[str]:
@@ -97,4 +97,4 @@ def model_spellings(model: str, provider: str) -> Iterator[str]:
         yield rest
 
 
-__all__ = ["LISTED_AS", "LITELLM", "LONGEST", "canonical", "listed", "model_spellings"]
+__all__ = ["LISTED_AS", "LITELLM", "LONGEST", "SPELLINGS", "canonical", "listed", "model_spellings"]

@@ -1,17 +1,16 @@
-"""Something heavy that is loaded once, now or in the background, and that survives forks and the end of the process."""
+"""Something heavy that is imported once, now or in the background, and that survives forks."""
 
 from __future__ import annotations
 
-import atexit
 import os
 import threading
 import weakref
 from collections.abc import Callable
 from typing import Final
 
-#: Seconds that a fork, or the end of the process, waits for a loading that is under way. A child that inherits a module
-#: half imported could never import it; a thread that ends inside of native code would end the process with it.
-PATIENCE: Final = 5.0
+#: Seconds that a fork waits for a loading that is under way: a child that inherits a half imported module, and the lock
+#: of the thread that was importing it, could never import it itself.
+PATIENCE: Final = 2.0
 
 
 class Loading:
@@ -22,6 +21,9 @@ class Loading:
         self._once = threading.Lock()
         self._finished = threading.Event()
         self._thread: threading.Thread | None = None
+        self._loader: int | None = None
+        _known[:] = [known for known in _known if known() is not None]
+        _known.append(weakref.ref(self))
 
     @property
     def done(self) -> bool:
@@ -36,42 +38,41 @@ class Loading:
         """Call it here, or wait for whoever is at it."""
         with self._once:
             if not self._finished.is_set():
+                self._loader = threading.get_ident()
                 self._load()
                 self._finished.set()
 
     def in_background(self) -> None:
         """Call it in a daemon thread, unless that was done before."""
         if self._thread is None and not self._finished.is_set():
-            thread = threading.Thread(target=self.now, name="otel-agentbus-prices", daemon=True)
-            self._thread = thread
-            _under_way.add(self)
-            thread.start()
+            self._thread = threading.Thread(target=self.now, name="otel-agentbus-prices", daemon=True)
+            self._thread.start()
+
+    def before_fork(self) -> None:
+        """Wait for the thread that is at it."""
+        if self._loader is not None and self._loader != threading.get_ident():
+            self._finished.wait(PATIENCE)
 
     def after_fork(self) -> None:
         """The child has none of the parent's threads."""
         wanted, done = self._thread is not None, self._finished.is_set()
-        self._once, self._finished, self._thread = threading.Lock(), threading.Event(), None
+        self._once, self._finished, self._thread, self._loader = threading.Lock(), threading.Event(), None, None
         if done:
             self._finished.set()
         elif wanted:
             self.in_background()
 
-    def rest(self) -> None:
-        """Wait for the thread, if there is one."""
-        thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            self._finished.wait(PATIENCE)
+
+_known: list[weakref.ref[Loading]] = []
 
 
-_under_way: weakref.WeakSet[Loading] = weakref.WeakSet()
+def _before_fork() -> None:
+    for known in _known.copy():
+        loading = known()
+        if loading is not None:
+            loading.before_fork()
 
 
-def _rest() -> None:
-    for loading in list(_under_way):
-        loading.rest()
-
-
-os.register_at_fork(before=_rest)
-atexit.register(_rest)
+os.register_at_fork(before=_before_fork)
 
 __all__ = ["Loading"]

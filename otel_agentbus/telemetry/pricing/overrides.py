@@ -178,7 +178,13 @@ def _checked(table: Any) -> Override:
     if first >= last:
         raise ValidationError.from_exception_data(
             "Override",
-            [{"type": PydanticCustomError("span", "it must be later than from"), "loc": ("until",), "input": None}],
+            [
+                {
+                    "type": PydanticCustomError("span", "it must be later than from"),
+                    "loc": ("until",),
+                    "input": price.until,
+                }
+            ],
         )
     return price
 
@@ -194,7 +200,12 @@ def _complaint(detail: ErrorDetails) -> str:
         case "model_type":
             return "write it as a table: [[price]]"
         case _:
-            return f"{key} is {detail['input']!s}: {detail['msg']}"
+            return f"{key} is {_shown(detail['input'])}: {detail['msg']}"
+
+
+def _shown(value: object) -> str:
+    text = repr(value) if isinstance(value, str) else str(value)
+    return text if len(text) <= 80 else text[:80] + "…"
 
 
 _KEYS: Final = tuple(field.alias or name for name, field in Override.model_fields.items())
