@@ -8,13 +8,14 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from . import background, block, lateness, memory, router
+from . import background, block, lateness, memory, money, router
 from .table import Bench, Effort, lines, measured
 
 BENCHES: dict[str, Bench] = {
     "router": router.rows,
     "block": block.rows,
     "background": background.rows,
+    "money": money.rows,
     "memory": memory.rows,
     "lateness": lateness.rows,
 }

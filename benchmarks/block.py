@@ -57,10 +57,10 @@ def sdk_span() -> Callable[[], None]:
 
 
 @contextmanager
-def resting_bus() -> Iterator[Bus]:
+def resting_bus(*budgets: agentbus.Budget) -> Iterator[Bus]:
     """A bus over the SDK's providers whose background stands still."""
     providers = TracerProvider(shutdown_on_exit=False), MeterProvider(shutdown_on_exit=False)
-    bus = agentbus.connect(tracer_provider=providers[0], meter_provider=providers[1])
+    bus = agentbus.connect(tracer_provider=providers[0], meter_provider=providers[1], budgets=budgets)
     thread = bus._pump._thread
     bus._pump.stop()
     if thread is not None:

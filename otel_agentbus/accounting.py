@@ -15,7 +15,7 @@ from .budgets import Budget, BudgetCheck, Budgets, Spent, load_budgets
 from .events import AgentEnd, AgentStart, CacheHit, Event, LlmRequest, LlmResponse
 from .router import Router
 from .settings import Settings
-from .telemetry.accounts import Account
+from .telemetry.accounts import Account, unpriced
 from .telemetry.ledger import Ledger
 from .telemetry.pricing import Charge, PriceBook
 from .telemetry.summary import Summary
@@ -73,6 +73,14 @@ class Accounting:
         self.summary(event)
         self.budgets.settle()
         return event
+
+    def quote(self, event: LlmResponse) -> Account:
+        """What the call costs by itself, as far as that can be said at once; it is entered nowhere."""
+        account = unpriced(event)
+        if account.cost_status == "no_price_source" and self.prices.ready:
+            cost, status = self.prices.charge(event, account.usage)
+            return account._replace(cost_usd=cost, cost_status=status)
+        return account
 
     def after_fork(self) -> None:
         """In the child: nothing of what the parent has spent."""

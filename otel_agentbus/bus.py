@@ -165,7 +165,7 @@ class Bus:
                 self._spans = SpanFeed(bridge, self._outlet, settings.queue_size)
             else:
                 ours = (self._ids, self._conventions, self._policy, self.source)
-                self.tracing = LiveTracing(tracer, *ours, before=self.tracing)
+                self.tracing = LiveTracing(tracer, *ours, before=self.tracing, account=self.accounting.quote)
             self._tracer = tracer
         if self._metrics is None and pipeline.meter_provider is not None and not settings.sdk_disabled:
             self._metrics = MetricsBridge(

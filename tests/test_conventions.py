@@ -144,7 +144,6 @@ def test_the_end_of_an_agent_tells_outcome_totals_and_what_its_producer_reported
     }
     assert Conventions().agent_end(AgentEnd(tokens_used=12)) == {
         "agentbus.reported.tokens": 12,
-        "agentbus.usage.mismatch": ("tokens",),
         "agentbus.outcome": "ok",
     }
 

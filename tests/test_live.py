@@ -166,6 +166,19 @@ def test_blocks_make_real_spans_with_the_right_parents_times_and_kinds() -> None
     assert {span.start_ns for span in provider.spans} | {span.ends[0] for span in provider.spans} == times
 
 
+def test_a_model_calls_span_has_its_price_and_an_agents_span_no_guess_about_its_totals() -> None:
+    provider = ForeignProvider()
+    with connect(tracer_provider=provider) as bus:
+        bus.accounting.prices.load()
+        with agent("a") as run:
+            with run.llm("gpt-5-mini", provider="openai") as call:
+                call.record(input_tokens=1000, output_tokens=100)
+            run.record(tokens_used=7)
+    chat, whole = provider.named("chat gpt-5-mini").attributes, provider.named("invoke_agent a").attributes
+    assert (chat["agentbus.cost.usd"], chat["agentbus.cost.status"]) == (0.00045, "priced")
+    assert (whole["agentbus.reported.tokens"], "agentbus.usage.mismatch" in whole) == (7, False)
+
+
 def test_the_block_is_the_current_span_of_user_code_and_is_left_behind() -> None:
     provider = ForeignProvider()
     with connect(tracer_provider=provider):

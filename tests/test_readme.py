@@ -7,7 +7,9 @@ import re
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
+import otel_agentbus as agentbus
 from otel_agentbus import testing
 
 from .readme import README, ROOT, made
@@ -72,6 +74,37 @@ def test_the_streaming_lines_run() -> None:
         exec(program, {})
     assert seen.tree() == "invoke_agent writer\n└─ chat claude-sonnet-4-5"
     assert {(span.attributes or {})["agentbus.outcome"] for span in seen.spans} == {"cancelled"}
+
+
+def test_the_budget_lines_run_and_stop_the_run_that_is_over() -> None:
+    program = block("Budgets hold for each run", "python") + textwrap.dedent("""
+        with agentbus.agent("planner", provider="openai", model="gpt-5-mini") as run:
+            for _ in range(10):
+                try:
+                    with run.llm() as call:
+                        call.record(input_tokens=10, output_tokens=125_000)
+                except agentbus.BudgetExceeded as refused:
+                    print(refused.budget, "is over")
+                    break
+        bus.close()
+        """)
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("OTEL_", "AGENTBUS_"))}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines() == [
+        "per-run 0.500005 of 0.5",
+        "per-run 0.500005 of 0.5",
+        "per-run is over",
+    ]
+
+
+def test_the_price_file_gives_local_models_the_price_that_it_says(tmp_path: Path) -> None:
+    file = tmp_path / "prices.toml"
+    file.write_text(block("Prices of your own", "toml"), "utf-8")
+    with testing.capture(prices=str(file)) as seen, agentbus.llm("llama-3", provider="ollama") as call:
+        call.record(input_tokens=1000, output_tokens=1000)
+    attributes = dict(seen.span("chat llama-3").attributes or {})
+    assert (attributes["agentbus.cost.usd"], attributes["agentbus.cost.status"]) == (0.0, "override")
 
 
 def rows(text: str) -> list[str]:

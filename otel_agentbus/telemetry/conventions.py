@@ -122,7 +122,7 @@ class Conventions:
         """The agent span's attributes at its end, with the sums over its run's model calls (see `usage.used_by`)."""
         attributes = _brought(event, ROOM, names.DROPPED_AT_END)
         attributes |= usage_totals(totals or {})
-        _put_reported(attributes, event, totals or {})
+        _put_reported(attributes, event, totals)
         self._model_of_agent(event, attributes)
         _put_end(attributes, event)
         return attributes
@@ -275,11 +275,12 @@ def _put_end(attributes: Attributes, event: AgentEnd | LlmResponse | ToolCall) -
     put_name(attributes, names.OUTCOME, event.outcome)
 
 
-def _put_reported(attributes: Attributes, event: AgentEnd, totals: Mapping[str, float]) -> None:
-    """The producer's own totals, for comparison, and which of them differ from the sums of the calls."""
+def _put_reported(attributes: Attributes, event: AgentEnd, totals: Mapping[str, float] | None) -> None:
+    """The producer's own totals, for comparison, and which differ from the sums of the calls, if known."""
     for key, given in totals_reported(event).items():
         attributes[names.REPORTED + key] = given
-    put(attributes, names.MISMATCH, mismatch(event, totals) or None)
+    if totals is not None:
+        put(attributes, names.MISMATCH, mismatch(event, totals) or None)
 
 
 def _llm(event: LlmRequest | LlmResponse, attributes: Attributes, operation: str, provider: str | None) -> Named:

@@ -6,13 +6,16 @@ block make no spans there; metrics and handlers are what they are everywhere.
 
 from __future__ import annotations
 
+import copy
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from opentelemetry.context import Context, attach, get_current
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, get_current_span, set_span_in_context
 
 from ..events import AgentEnd, Event, LlmResponse, ToolCall
+from .accounts import Account
 from .content import ContentPolicy
 from .conventions import Conventions
 from .current import SPAN_KEY, Block, CallerTracing
@@ -34,6 +37,7 @@ class LiveTracing(CallerTracing):
         policy: ContentPolicy,
         source: str,
         before: CallerTracing | None,
+        account: Callable[[LlmResponse], Account] | None = None,
     ) -> None:
         super().__init__(lambda: tracer, ids, begin_with(conventions))
         if before is not None:
@@ -42,6 +46,7 @@ class LiveTracing(CallerTracing):
         self._conventions = conventions
         self._policy = policy
         self._source = source
+        self._account = account
 
     def decide(self, start: Event, root_id: str) -> tuple[str | None, str | None]:
         """Nothing: the provider's sampler is asked when the span starts."""
@@ -105,6 +110,9 @@ class LiveTracing(CallerTracing):
         if isinstance(end, AgentEnd):
             return dict(self._conventions.agent_end(end))
         if isinstance(end, LlmResponse):
+            if self._account is not None:
+                end = copy.copy(end)  # the ledger, which has not seen it yet, will give it an account of its own
+                end.account = self._account(end)
             return dict(self._conventions.llm_end(end))
         return dict(self._conventions.tool_end(end)) if isinstance(end, ToolCall) else {}
 

@@ -43,14 +43,18 @@ _UNITS: Final = {
     "reasoning": Unit(REASONING, _MILLION, frozenset((OUTPUT,))),
 }
 _DEAREST: Final = 10**6
+_DECIMALS: Final = 18
 
 
 def _figure(value: object) -> Decimal:
     if isinstance(value, bool) or not isinstance(value, (int, Decimal)):
         raise PydanticCustomError("figure", "it must be a number of USD per million tokens, such as 0.25")
-    if not (Decimal(value).is_finite() and 0 <= value <= _DEAREST):
+    price = Decimal(value)
+    if not (price.is_finite() and 0 <= price <= _DEAREST):
         raise PydanticCustomError("figure", "it must be a price from 0 to 1,000,000 USD per million tokens")
-    return Decimal(value)
+    if int(price.normalize().as_tuple().exponent) < -_DECIMALS:
+        raise PydanticCustomError("figure", "it must be a price of at most 18 decimal places")
+    return price.normalize()
 
 
 def _word(value: object) -> str:
@@ -155,7 +159,7 @@ def _read(path: Path) -> Iterator[Override]:
         content = tomllib.loads(path.read_text(encoding="utf-8"), parse_float=Decimal)
     except OSError as error:
         raise ConfigurationError(f"The price file {path} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, ArithmeticError, RecursionError) as error:  # no UTF-8, no TOML, or a number beyond all numbers
         raise ConfigurationError(f"The price file {path} is not TOML: {error}") from None
     tables = content.pop("price", [])
     if content or not isinstance(tables, list):
