@@ -6,7 +6,7 @@ RUN    := $(VENV)/bin
 PIP    := $(RUN)/python -m pip --disable-pip-version-check --quiet
 LOCKS  := requirements/build.txt requirements/run.txt requirements/dev.txt
 
-.PHONY: help demo test integration backends lint types imports check bench lock lock-lowest test-lowest clean
+.PHONY: help demo test integration backends lint types imports check bench dashboards docs lock lock-lowest test-lowest clean
 
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 16
@@ -48,6 +48,13 @@ check: lint types imports ## all that needs no run
 
 bench: $(VENV)/dev.stamp ## the numbers, as ratios within one run, against the targets
 	$(RUN)/python -m benchmarks $(if $(SLACK),--slack $(SLACK))
+
+dashboards: $(VENV)/run.stamp ## write the dashboards' JSON from its source, deploy/grafana/boards.py
+	$(RUN)/python -m deploy.grafana
+
+docs: $(VENV)/dev.stamp ## write what is made of the documentation: docs/metrics.md, and parts of the README
+	$(RUN)/python -m tests.metrics_reference
+	$(RUN)/python -m tests.readme
 
 lock: ## renew the locks (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \

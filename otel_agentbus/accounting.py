@@ -7,6 +7,7 @@ ledger of their own; what ends before the price list is loaded waits for it, and
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -21,6 +22,8 @@ from .telemetry.pricing import Charge, PriceBook
 from .telemetry.summary import Summary
 from .telemetry.usage import Usage
 
+#: Rendered with rich, which only those pay for who want to see it.
+_TABLE = "otel_agentbus.telemetry.summary_table"
 #: What needs the price list.
 _PRICED = frozenset((LlmRequest, LlmResponse))
 
@@ -51,6 +54,8 @@ class Accounting:
         self._ledger = Ledger(self.prices)
         self._spending = Ledger(_AtHand(self.prices))
         self.budgets = Budgets(budgets, account=self._spent, publish=publish)
+        if settings.summary:
+            importlib.import_module(_TABLE)  # not at exit: see `_interrupted`
         listed = self.budgets.budgets
         self._count_money = any(budget.usd is not None for budget in listed)
         if self._count_money and any(budget.on_exceeded == "raise" for budget in listed):
@@ -73,6 +78,10 @@ class Accounting:
         self.summary(event)
         self.budgets.settle()
         return event
+
+    def print_summary(self) -> None:
+        """Say on standard error what was used, and how the budgets stand; nothing where nothing has happened."""
+        importlib.import_module(_TABLE).print_summary(self.summary.read(), budgets=self.budgets.used())
 
     def quote(self, event: LlmResponse) -> Account:
         """What the call costs by itself, as far as that can be said at once; it is entered nowhere."""

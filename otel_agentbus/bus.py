@@ -35,6 +35,7 @@ from .telemetry.outlet import Outlet
 from .telemetry.providers import Pipeline, build
 from .telemetry.pump import LONGEST_S, Pump
 from .telemetry.spans import SpanBridge
+from .telemetry.summary import SummaryData
 from .telemetry.tracer import can_prepare, our_tracer
 from .telemetry.writer import begin_with
 
@@ -257,6 +258,8 @@ class Bus:
 
     def _shut_down(self, now: float, timeout: float) -> bool:
         done = self._drain(now, timeout, SpanFeed.close)
+        if self.settings.summary:
+            self.accounting.print_summary()
         done = self._outlet.close(now + timeout) and done
         if self._metrics is not None:
             self._metrics.close()
@@ -293,6 +296,11 @@ class Bus:
             self._pump.after_fork()
 
     # -- how it is -----------------------------------------------------------------------------------------------------
+
+    def summary(self) -> SummaryData:
+        """What was used so far, by agent and model, with what was emitted before; waits at most a second for that."""
+        self._pump.drain(time.monotonic() + 1.0)
+        return self.accounting.summary.read()
 
     def health(self) -> dict[str, Any]:
         """The delivery receipt: what was emitted, what became of it, and what was lost where."""
@@ -375,12 +383,11 @@ def connect(
         def pipeline() -> Pipeline:
             return build(chosen, tracer_provider=tracer_provider, meter_provider=meter_provider, set_global=set_global)
 
-        instrumented = _instrument(chosen.instrument)
+        instrumented = adapters.instrument(*chosen.instrument)
         try:
             bus = Bus(chosen, pipeline(), redact=redact, on_error=on_error, budgets=budgets, commit_times=commit_times)
         except BaseException:
-            if instrumented is not None:
-                instrumented.off()
+            instrumented.off()
             raise
         bus._build, bus._instrumented, bus._arguments = pipeline, instrumented, arguments
         process.attach(bus)
@@ -391,7 +398,3 @@ def _names(instrument: str | tuple[str, ...] | list[str] | None) -> tuple[str, .
     if instrument is None:
         return None
     return tuple(instrument.split(",")) if isinstance(instrument, str) else tuple(instrument)
-
-
-def _instrument(names: tuple[str, ...]) -> adapters.Instrumented | None:
-    return adapters.instrument(*(adapters.auto() if "auto" in names else names)) if names else None

@@ -147,7 +147,7 @@ def capture(
     tracer_provider.add_span_processor(SimpleSpanProcessor(exporter))
     meter_provider = MeterProvider([reader], resource=RESOURCE, shutdown_on_exit=False)
     path = budgets if isinstance(budgets, str) else None
-    chosen = Settings(**{"validate_events": True, "budgets": path, **settings})
+    chosen = Settings(**{"validate_events": True, "summary": False, "budgets": path, **settings})
     pipeline = build(chosen, tracer_provider=tracer_provider, meter_provider=meter_provider, set_global=False)
     failures: list[tuple[Subscription, Event, BaseException]] = []
     bus = Bus(

@@ -374,7 +374,7 @@ def test_with_an_endpoint_it_exports_and_says_where_the_trace_is(clean: pytest.M
     spans = [span for scope in resource.scope_spans for span in scope.spans]
     [trace_id] = {span.trace_id.hex() for span in spans if span.name == "invoke_agent planner"}
     service = {each.key: each.value.string_value for each in resource.resource.attributes}["service.name"]
-    assert (len(spans), service) == (19, "agentbus-demo")  # four of them of deployments and an error
+    assert (len(spans), service) == (20, "agentbus-demo")  # five of them of what happens around the agents
     assert [trace, exported, link] == [
         f"Trace {trace_id}",
         f"Exported by our own pipeline, otlp to {receiver.url}/v1/traces",
@@ -399,7 +399,7 @@ def test_a_refused_export_is_said_plainly(clean: pytest.MonkeyPatch) -> None:
         trace, trouble = said_after_the_tree()
     assert re.fullmatch("Trace [0-9a-f]{32}", trace)
     way = f"our own pipeline, otlp to {receiver.url}/v1/traces"
-    assert trouble == (f"NOT EXPORTED: 19 spans were lost on their way ({way}). `otel-agentbus doctor` says why.")
+    assert trouble == (f"NOT EXPORTED: 20 spans were lost on their way ({way}). `otel-agentbus doctor` says why.")
 
 
 def test_an_endpoint_that_does_not_answer_is_said_plainly_and_only_once() -> None:

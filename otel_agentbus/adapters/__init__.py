@@ -118,9 +118,13 @@ def active() -> dict[str, Switch]:
 def instrument(*names: str) -> Instrumented:
     """Observe these frameworks through their own official hooks, for every agent in this process.
 
+    The name `auto` stands for all that are installed in a supported version.
+
     Raises `UnsupportedFramework` for a name that has no adapter, and for a framework that is not installed or whose
     version is outside the supported ones; then nothing is switched on. Calling twice counts: the last `off()` is off.
     """
+    if "auto" in names:
+        names = auto()
     wanted = tuple(dict.fromkeys(name.strip().lower().replace("_", "-") for name in names))
     for name in wanted:
         _check(name)

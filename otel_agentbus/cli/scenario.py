@@ -117,6 +117,10 @@ def operate(bus: agentbus.Bus) -> None:
     emit(events.CacheMiss(cache_type="semantic"))
     emit(events.Error(component="search", message="the mirror us is slow"))
     emit(events.HeartbeatTick())
+    with agentbus.llm(
+        "qwen3:8b", provider="ollama", messages_count=1
+    ) as call:  # a local one: nobody has said its price
+        call.record(input_tokens=210, output_tokens=12)
     emit(events.DeploymentStarted(deploy_id="prompts-41", time_ns=now_ns - 18 * minute))
     emit(events.DeploymentFailed(deploy_id="prompts-41", reason="evals below 0.9", time_ns=now_ns - 16 * minute))
     emit(events.RecoveryCompleted(deploy_id="prompts-41", time_ns=now_ns - 11 * minute))

@@ -26,7 +26,7 @@ class Account(NamedTuple):
     cost_status: str
     #: What an answer from the application's own cache would have cost.
     saved_usd: float = 0.0
-    #: What gave away that the call was told of before (`call_id`, `response_id`, `enclosing`); it is not counted again.
+    #: What gave away that the call was told of before; it is not counted again, but may complete what was not known.
     duplicate: str | None = None
 
 
@@ -72,6 +72,13 @@ def known_of(usage: Usage) -> str | None:
     return "no_usage" if usage.input is None and usage.output is None else None
 
 
+def lacks_price(event: LlmResponse, account: Account) -> bool:
+    """Whether the call is one of those whose cost is unknown. A call that failed before it used anything is none."""
+    if account.cost_usd is not None or account.duplicate is not None:
+        return False
+    return account.cost_status != "no_usage" or event.outcome != "error"
+
+
 def used_by(account: Account) -> dict[str, float]:
     """What one call adds to the totals of the runs above it: what is known of its tokens and its cost, and itself."""
     usage, cost = account.usage, account.cost_usd
@@ -101,8 +108,8 @@ def totals_reported(event: AgentEnd) -> dict[str, float]:
     used = event.tokens_used
     counts = used if isinstance(used, Mapping) else {"tokens": used}
     found: dict[str, float] = {}
-    for key in ("input_tokens", "output_tokens", "tokens"):
-        tokens = count(counts.get(key))
+    for key, spellings in _TOTAL_SPELLINGS.items():
+        tokens = next((total for said in spellings if (total := count(counts.get(said))) is not None), None)
         if tokens is not None:
             found[key] = tokens
     cost = number(event.cost_usd)
@@ -125,6 +132,12 @@ def _tolerance(key: str, given: float) -> float:
     return max(SAME_COST, given * SAME_COST) if key == "cost_usd" else 0
 
 
+#: How producers call their totals.
+_TOTAL_SPELLINGS = {
+    "input_tokens": ("input_tokens", "prompt_tokens"),
+    "output_tokens": ("output_tokens", "completion_tokens"),
+    "tokens": ("tokens", "total_tokens"),
+}
 _TOTALS = (
     ("cache_read_input_tokens", names.RUN_USAGE + "cache_read_input_tokens"),
     ("cache_write_input_tokens", names.RUN_USAGE + "cache_write_input_tokens"),

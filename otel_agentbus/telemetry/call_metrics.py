@@ -11,7 +11,7 @@ from opentelemetry.metrics import Histogram
 from otel_agentbus.events import CacheHit, Event, LlmRequest, LlmResponse
 
 from . import instruments, names
-from .accounts import Account, account_of
+from .accounts import Account, account_of, lacks_price
 from .attributes import text
 from .conventions import error_of, provider_name
 from .exemplars import Exemplars
@@ -88,8 +88,9 @@ class CallMetrics:
         """Responses do not say of which operation they are; nearly all are chats, so only the others are remembered."""
         if event.call_id is None and len(self._operations):
             self._operations.take(_call_key(event))
-        if event.operation != "chat":
-            self._operations.put(_call_key(event), text(event.operation, NAME_LENGTH) or "chat")
+        operation = text(event.operation, NAME_LENGTH) or "chat"
+        if operation != "chat":
+            self._operations.put(_call_key(event), operation)
 
     def _response(self, event: LlmResponse) -> None:
         operation = "chat"
@@ -150,7 +151,7 @@ class CallMetrics:
                 self._tokens_used.add(spender, tokens, kind)
         if account.cost_usd is not None:
             self._cost_spent.add(spender, account.cost_usd, account.cost_status)
-        elif account.duplicate is None:
+        elif lacks_price(event, account):
             self._unpriced.add(spender, kind=account.cost_status)
         if account.saved_usd:
             self._cost_saved.add(spender, account.saved_usd)

@@ -125,15 +125,13 @@ class DeploymentMetrics:
                 self._open.add(self._none)
 
     def _end(self, event: DeploymentCompleted | DeploymentFailed, status: str) -> bool:
-        """Count the end; False where it was told before. A deployment that completed and failed later counts as both."""
+        """Count the end; False where it was told before. What completed, and turned out to fail, counts as both."""
         key = (event.deploy_id, status)
         told = self._ends.get(key)
         if told is not None and told.time_ns is not None and told.time_ns == event.time_ns:
-            self._measures.discard("duplicate")
             return False
         found, start_ns = self._deployments.pop(event.deploy_id)
         if told is not None and not found:
-            self._measures.discard("duplicate")
             return False
         self._ends.put(key, _Past(event.time_ns, found))
         labels = self._statuses.of(status)
@@ -179,7 +177,6 @@ class DeploymentMetrics:
         with self._lock:
             found, failed_ns = self._outages.pop(event.deploy_id)
             if not found and self._repairs.get(event.deploy_id) is not None:
-                self._measures.discard("duplicate")
                 return
             self._repairs.put(event.deploy_id, _Past(event.time_ns, found))
             if found:
@@ -191,7 +188,6 @@ class DeploymentMetrics:
     def _late(self, histograms: list[Any], past: _Past, time_ns: int | None, attributes: Mapping[str, str]) -> None:
         """The beginning of what is over: told after its end, so that it can be timed now, or told again."""
         if past.timed:
-            self._measures.discard("duplicate")
             return
         past.timed = True
         self._record(histograms, elapsed(time_ns, past.time_ns), attributes)

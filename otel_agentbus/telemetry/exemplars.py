@@ -24,7 +24,7 @@ class Exemplars:
         self.ids = ids
 
     def of(self, event: AgentEnd | LlmResponse | ToolCall) -> Context:
-        """The context of the event's span; `NOWHERE` if that is not sampled, or its id does not follow from the event."""
+        """The context of the event's span; `NOWHERE` if that is not sampled, or its id is not known here."""
         if self.ids is None:
             return NOWHERE
         try:

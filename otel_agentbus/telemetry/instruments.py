@@ -80,15 +80,15 @@ INFERENCE_TOKENS: Final[Mapping[str, Metric]] = {
 }  # fmt: skip
 INFERENCE_USAGE: Final[Mapping[str, Metric]] = {
     kind: _M(
-        f"gen_ai.client.inference.usage.{name}_tokens", "counter", "{token}", f"Number of {kind} tokens used.",
+        f"gen_ai.client.inference.usage.{name}_tokens", "counter", "{token}", description,
         (*_CALL, names.TOKEN_MODALITY), (), NEW,
     )
-    for kind, name in (
-        ("input", "input"),
-        ("output", "output"),
-        ("cache_read", "cache_read.input"),
-        ("cache_write", "cache_write.input"),
-        ("reasoning", "reasoning.output"),
+    for kind, name, description in (
+        ("input", "input", "Number of input tokens used, cached ones included."),
+        ("output", "output", "Number of output tokens used, reasoning included."),
+        ("cache_read", "cache_read.input", "Number of input tokens that the provider's cache had."),
+        ("cache_write", "cache_write.input", "Number of input tokens that were written to the provider's cache."),
+        ("reasoning", "reasoning.output", "Number of output tokens used for reasoning."),
     )
 }  # fmt: skip
 AGENT_INFERENCE_CALLS = _M(
@@ -127,7 +127,8 @@ COST_SAVED = _M(
     _SPENDER,
 )  # fmt: skip
 UNPRICED_CALLS = _M(
-    "agentbus.cost.unpriced_calls", "counter", "{call}", "Model calls whose cost is unknown, by reason.",
+    "agentbus.cost.unpriced_calls", "counter", "{call}",
+    "Model calls whose cost is unknown, by reason; calls that failed before they used anything are none.",
     (*_SPENDER, names.REASON),
 )  # fmt: skip
 LLM_CALLS = _M(

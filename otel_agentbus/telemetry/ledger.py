@@ -10,13 +10,13 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from otel_agentbus.events import AgentEnd, AgentStart, CacheHit, Event, LlmRequest, LlmResponse, ToolCall
 
-from .accounts import NOTHING, Account, RunAccount, known_of, mismatch, reported, used_by
+from .accounts import NOTHING, Account, known_of, reported
 from .recent import Recent
+from .sums import Sums
 from .tellings import (
     COSTED,
     COVERED,
@@ -32,19 +32,14 @@ from .tellings import (
     is_told_within,
     may_sum,
     name_of,
-    place_of,
     rest,
     share,
     total,
 )
 from .usage import Usage, count
 
-#: How many calls, tool calls and runs are remembered; of what is older nothing is recognised any more.
+#: How many calls are remembered, the latest half of them for certain; of what is older nothing is recognised any more.
 CALLS: Final = 16_384
-TOOLS: Final = 8_192
-RUNS: Final = 10_000
-#: How far upwards a run's callers are followed.
-DEPTH: Final = 64
 #: Caches that providers keep: they make a call cheaper, which its usage says, but the call is made and paid.
 PROVIDER_CACHES: Final = frozenset(("prompt", "prefix", "context", "kv", "provider"))
 
@@ -59,21 +54,6 @@ class Prices(Protocol):
 
     def warm(self, event: LlmRequest | LlmResponse) -> None:
         """Look up now what the answer to this request will need."""
-
-
-@dataclass(slots=True, eq=False)
-class _Run:
-    """A run, as far as this process tells of it. After its end it stays: calls may come late."""
-
-    parent: CallName | None
-    attempt: object
-    provider: str | None = None
-    model: str | None = None
-    started: bool = False
-    ended: bool = False
-    inference_calls: int = 0
-    tool_calls: int = 0
-    totals: dict[str, float] = field(default_factory=dict)
 
 
 class Ledger:
@@ -92,8 +72,7 @@ class Ledger:
         self._calls: Recent[CallName, Call] = Recent(CALLS)
         #: By the id of a response; False for an id that was given to several, which says nothing.
         self._responses: Recent[object, Call | bool] = Recent(CALLS)
-        self._tools: Recent[CallName, bool] = Recent(TOOLS)
-        self._runs: Recent[CallName, _Run] = Recent(RUNS)
+        self._sums = Sums()
 
     def enter(self, event: Event) -> Event:
         """Enter the event; gives it back with its `account`, if it is of a kind that has one.
@@ -125,7 +104,7 @@ class Ledger:
     # -- calls --------------------------------------------------------------------------------------------------------
 
     def _request(self, event: LlmRequest) -> None:
-        name = name_of(event)
+        name = name_of(event, self._sums.at(event)[0])
         call = self._calls.get(name)
         if event.call_id is not None and (call is None or not (call.asked or call.told)):
             if call is None:
@@ -134,7 +113,8 @@ class Ledger:
 
     def _response(self, event: LlmResponse) -> Account:
         usage = counts_of(event)
-        name = name_of(event)
+        place, run = self._sums.at(event)
+        name = name_of(event, place)
         call = self._calls.get(name)
         if call is not None and call.told:
             account = self._again(event, usage, call, "call_id" if len(name) == _BY_ID else "event")
@@ -143,12 +123,13 @@ class Ledger:
                 call = self._call(name)
             call.tell(event, usage, self._number)
             account = self._first(event, usage, call)
-        self._add_up(event, account)
+        if run is not None:
+            self._sums.add(run, account)
         return account
 
     def _call(self, name: CallName) -> Call:
         call = Call(name)
-        if len(name) > _PLACE:
+        if len(name) > 1:
             self._calls.put(name, call)
         return call
 
@@ -183,6 +164,13 @@ class Ledger:
             return self._complete(event, usage, (waits_in,), why)
         return self._settle(event, usage, call, waits_in) or _DUPLICATES[why]
 
+    def _around(self, event: LlmResponse | CacheHit) -> Call | None:
+        """The model call that directly encloses what this tells of; made where nothing was told of it yet."""
+        if event.parent_call_id is None:
+            return None
+        name = around_of(event, self._sums.at(event)[0])
+        return None if name is None else self._calls.get(name) or self._call(name)
+
     # -- who has told before ------------------------------------------------------------------------------------------
 
     def _told_inside(self, call: Call) -> Sequence[Call]:
@@ -191,7 +179,7 @@ class Ledger:
             return ()
         inner = [inside for inside in call.nest.inner if is_told_within(inside, call)]
         call.nest.inner = []
-        if not inner or not may_sum(call, inner):
+        if not inner or not (call.nest.untold or may_sum(call, inner)):
             return ()
         call.known |= COVERED
         return inner
@@ -214,7 +202,7 @@ class Ledger:
             self._responses.put(response_id, call)
         elif not isinstance(before, Call):
             return None
-        elif (before.name[:_PLACE] == call.name[:_PLACE] or event.invocation_id is None) and is_same(before, call):
+        elif (before.name[0] == call.name[0] or event.invocation_id is None) and is_same(before, call):
             return before
         else:
             self._responses.put(response_id, False)
@@ -307,75 +295,6 @@ class Ledger:
             usage = Usage(hit, 0, None, None, None)
         return self._charge(event, usage)[0] or 0.0
 
-    def _add_up(self, event: LlmResponse, account: Account) -> None:
-        run = self._run(event)
-        if run is None:
-            return
-        if account.duplicate is None:
-            run.inference_calls += 1
-        used = used_by(account)
-        if not used:
-            return
-        passed: list[_Run] = []
-        while run is not None and run not in passed and len(passed) < DEPTH:
-            totals = run.totals
-            for key, amount in used.items():
-                totals[key] = totals.get(key, 0) + amount
-            passed.append(run)
-            run = None if run.parent is None else self._runs.get(run.parent)
-
-    # -- runs ---------------------------------------------------------------------------------------------------------
-
-    def _around(self, event: LlmResponse | CacheHit) -> Call | None:
-        name = around_of(event)
-        if name is None:
-            return None
-        return self._calls.get(name) or self._call(name)
-
-    def _run(self, event: Event) -> _Run | None:
-        """The run in which something happens; made where its start was not seen, so that its callers get its sums."""
-        root, run_id, attempt = place_of(event)
-        if run_id is None:
-            if root is not None:
-                return None
-            return self._runs.get((None, id_of(event.source)))  # the run of a producer that gives no ids at all
-        run = self._runs.get((root, run_id))
-        if run is None or (run.attempt != attempt and isinstance(event, AgentStart)):
-            parent = id_of(event.parent_invocation_id)
-            run = _Run(None if parent is None else (root, parent), attempt)
-            self._runs.put((root, run_id), run)
-        return run
-
-    def _start(self, event: AgentStart) -> None:
-        run = self._run(event)
-        if event.invocation_id is None and event.root_invocation_id is None and (run is None or run.ended):
-            run = _Run(None, event.attempt)
-            self._runs.put((None, id_of(event.source)), run)
-        if run is not None and not run.started:
-            run.started = True
-            run.provider, run.model = event.model_provider, event.model
-
-    def _tool(self, event: ToolCall) -> None:
-        run = self._run(event)
-        call_id = id_of(event.tool_call_id)
-        if run is None or run.ended:
-            return
-        if call_id is not None:
-            name = (*place_of(event), call_id)
-            if self._tools.get(name):
-                return
-            self._tools.put(name, True)
-        run.tool_calls += 1
-
-    def _end(self, event: AgentEnd) -> RunAccount | None:
-        run = self._run(event)
-        if run is None or run.ended or run.attempt != place_of(event)[-1]:
-            return None
-        run.ended = True
-        if not (run.started or run.totals or run.tool_calls):
-            return None
-        return RunAccount(run.inference_calls, run.tool_calls, mismatch(event, run.totals))
-
     # -- answers from the application's own cache ---------------------------------------------------------------------
 
     def _hit(self, event: CacheHit) -> float | None:
@@ -387,34 +306,28 @@ class Ledger:
         if around is not None:
             around.nested().hit = _UNKNOWN_SAVING if saved is None else saved
             return None
-        run = self._run(event)
-        if run is None or not run.model or not saved or self._is_told(event):
+        run = self._sums.at(event)[1]
+        if run is None or not run.model or not saved:
+            return None
+        name = (id_of(event.source), id_of(event.seq))
+        if None not in name and self._sums.is_known(name):
             return None
         instead = LlmResponse(model_provider=run.provider or "", model=run.model, duration=0.0, success=True)
         instead.time_ns = event.time_ns
         return self._charge(instead, Usage(saved, 0, None, None, None))[0]
 
-    def _is_told(self, event: CacheHit) -> bool:
-        """Whether this very event has come before; it is remembered."""
-        name = (id_of(event.source), id_of(event.seq))
-        if None in name:
-            return False
-        told = self._tools.get(name) is not None
-        self._tools.put(name, True)
-        return told
-
 
 _ENTRIES: dict[type[Event], Callable[[Ledger, Any], Any]] = {
     LlmResponse: Ledger._response,
     LlmRequest: Ledger._request,
-    AgentStart: Ledger._start,
-    AgentEnd: Ledger._end,
-    ToolCall: Ledger._tool,
+    AgentStart: lambda ledger, event: ledger._sums.start(event),
+    AgentEnd: lambda ledger, event: ledger._sums.end(event),
+    ToolCall: lambda ledger, event: ledger._sums.tool(event),
     CacheHit: Ledger._hit,
 }
 
-#: How many parts the name of a run has, and that of a call that has an id.
-_PLACE, _BY_ID = 3, 4
+#: How many parts the name of a call has that has an id.
+_BY_ID: Final = 2
 
 _DUPLICATES: Final = {
     why: Account(NOTHING, None, "duplicate", duplicate=why) for why in ("call_id", "event", "response_id", "enclosing")

@@ -26,7 +26,7 @@ from ..events import (
     ToolCallStart,
     name_of,
 )
-from .accounts import account_of
+from .accounts import account_of, lacks_price
 from .ids import call_of
 from .ledger import Ledger, Prices
 
@@ -229,11 +229,12 @@ class Outline:
         elif isinstance(event, ToolCall):
             totals.tools.add(spent)
         else:
-            usage, cost, status, _saved, duplicate = account or account_of(event)
+            told = account or account_of(event)
+            usage, cost, _status, _saved, duplicate = told
             spent.calls = int(duplicate is None)
             spent.input, spent.output, spent.cached = usage.input or 0, usage.output or 0, usage.cache_read or 0
             spent.cost = None if cost is None else Decimal(repr(cost))
-            spent.unpriced = int(cost is None and duplicate is None and status != "no_usage")
+            spent.unpriced = int(lacks_price(event, told) and told.cost_status != "no_usage")
             for above in row.up():
                 above.spent.add(spent)
             totals.models.setdefault((row.agent, event.response_model or event.model), Spent()).add(spent)

@@ -86,7 +86,6 @@ class RunMetrics:
     def _start(self, event: AgentStart) -> None:
         key = _run_key(event)
         if _is_told_once(event) and self._over.knows(key):
-            self._measures.discard("duplicate")
             return
         labels = self._agents.of(event.agent)
         run = _Run(labels, _name(event.agent), _name(event.model_provider), _name(event.model), event.time_ns)
@@ -100,10 +99,9 @@ class RunMetrics:
     def _end(self, event: AgentEnd) -> None:
         key = _run_key(event)
         if _is_told_once(event) and self._over.again(key):
-            self._measures.discard("duplicate")
             return
         run = self._runs.take(key)
-        agent, model, duration = event.agent, event.model, event.duration
+        agent, model, duration = _name(event.agent), _name(event.model), event.duration
         if run is not None:
             self._active.add(run.active, -1)
             agent, model = agent or run.agent, model or run.model
@@ -128,7 +126,6 @@ class RunMetrics:
     def _tool(self, event: ToolCall) -> None:
         call_id = text(event.tool_call_id, NAME_LENGTH)
         if call_id is not None and _is_told_once(event) and self._over.again((*_run_key(event), call_id)):
-            self._measures.discard("duplicate")
             return
         self._tool_calls.add(self._tools.of(event.tool, event.agent), kind=outcome(event.outcome))
         failure = error_of(event)

@@ -31,6 +31,10 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 
+def _name(value: object) -> str | None:
+    return text(value, NAME_LENGTH)
+
+
 class Names:
     """The values of one attribute: the first so many as they are, all later ones together."""
 
@@ -40,7 +44,7 @@ class Names:
         self,
         attribute: str,
         limit: int = NAMES,
-        clean: Callable[[object], str | None] = text,
+        clean: Callable[[object], str | None] = _name,
         other: str = OTHER,
     ) -> None:
         self.attribute = attribute
@@ -109,7 +113,7 @@ class Dimensions:
         elif labels is None:
             key = tuple(None if value is None else known.other for known, value in zip(self._names, key, strict=True))
             labels = self._sets.get(key) or self._make(key, folded=True)
-        if all(value is None or (value.__class__ is str and len(value) <= NAME_LENGTH) for value in values):  # type: ignore[arg-type]  # a str, as the line says
+        if all(value is None or (value.__class__ is str and len(value) <= NAME_LENGTH) for value in values):
             if len(self._cache) >= _CACHED:
                 self._cache.clear()  # the sets stay: the same values find the same labels again
             self._cache[values] = labels

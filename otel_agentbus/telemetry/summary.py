@@ -11,7 +11,7 @@ from typing import Any
 
 from otel_agentbus.events import AgentEnd, AgentStart, CacheHit, Event, LlmResponse, ToolCall
 
-from .accounts import Account, account_of
+from .accounts import Account, account_of, lacks_price
 from .attributes import number, text
 from .call_metrics import outcome
 from .conventions import provider_name
@@ -26,6 +26,8 @@ OPEN_RUNS = 10_000
 _CACHED = 4096
 #: Sums of money must not depend on what the application makes of its decimal numbers.
 _EXACT = Context(prec=60, traps=[])
+#: The status of a telling that knows no more of the cost than an earlier one.
+TOLD = "duplicate"
 #: Why a call has no price as long as nobody has told its tokens.
 _UNTOLD = ("no_usage", "invalid_usage")
 
@@ -127,7 +129,7 @@ class _Row:
             self.errors += event.outcome == "error"
             self.cancelled += event.outcome == "cancelled"
             self.latencies.add(event.duration)
-            if account.cost_usd is None:
+            if lacks_price(event, account):
                 self.reasons[account.cost_status] += 1
         else:
             self.duplicates += 1
@@ -148,12 +150,17 @@ class _Row:
             self.saved = _EXACT.add(self.saved, _money(usd))
 
     def _complete(self, account: Account) -> None:
-        """The tokens of a call that was counted without any: what kept its cost unknown has passed."""
-        if account.usage.input is None and account.usage.output is None:
+        """A later telling knows what the first did not: what kept the cost unknown has passed, or is another reason.
+
+        The reason is looked for in this row: whether it was this very call's matters to no sum.
+        """
+        if account.cost_status == TOLD:
             return
-        untold = next((reason for reason in _UNTOLD if self.reasons[reason]), None)
-        if untold is not None:
-            self.reasons[untold] -= 1
+        tokens = account.usage.input is not None or account.usage.output is not None
+        others = () if tokens else sorted(self.reasons.keys() - _UNTOLD)
+        passed = next((reason for reason in (*others, *_UNTOLD) if self.reasons[reason]), None)
+        if passed is not None:
+            self.reasons[passed] -= 1
             if account.cost_usd is None:
                 self.reasons[account.cost_status] += 1
 

@@ -31,7 +31,9 @@ _MODEL_LENGTH = 256
 _VENDOR = re.compile(r"(?:[a-z]{2,}\.)+(?=[a-z])")
 _VERSION = re.compile(r"[-@:](\d{4}.*|latest|v\d.*|preview.*)")
 
-#: Root, invocation and attempt; then the call's id or, if it has none, the source and number of the event.
+#: Root, invocation and attempt: the run in which something happens, and which attempt at it.
+Place = tuple[object, object, object]
+#: The place, and the call's id or, if it has none, the source and number of the event.
 CallName = tuple[object, ...]
 
 # What is known of a call, as bits: it is a block, which knows its place; it failed; its usage is known; its cost is;
@@ -92,9 +94,9 @@ class Call:
         self.usage = usage
         if usage.input is not None or usage.output is not None:
             self.known |= USED
-        if event.outcome == "error":
+        if isinstance(event.outcome, str) and event.outcome == "error":
             self.known |= FAILED
-        if event.response_id:
+        if event.response_id is not None:
             self._time(event)
 
     def _time(self, event: LlmResponse) -> None:
@@ -108,30 +110,32 @@ class Call:
 # -- names ------------------------------------------------------------------------------------------------------------
 
 
-def name_of(event: LlmRequest | LlmResponse) -> CallName:
-    """Under what the call is known. Of an event that has neither id nor number only the run is told."""
+def name_of(event: LlmRequest | LlmResponse, place: Place) -> CallName:
+    """Under what the call is known. Of an event that has neither id nor number only the place is told."""
     call_id = id_of(event.call_id)
     if call_id is not None:
-        return *place_of(event), call_id
+        return place, call_id
     source, number = id_of(event.source), event.seq
-    if source is None or not isinstance(number, int):
-        return place_of(event)
-    return *place_of(event), source, number
+    return (place,) if source is None or not isinstance(number, int) else (place, source, number)
 
 
-def around_of(event: Event) -> CallName | None:
+def around_of(event: Event, place: Place) -> CallName | None:
     """The model call that directly encloses what this event tells of."""
     parent = event.parent_call_id
     if parent is None or not isinstance(parent, str):
         return None
     kind, call_id = call_of(parent)
-    return (*place_of(event), id_of(call_id)) if kind == "llm" and call_id else None
+    return (place, id_of(call_id)) if kind == "llm" and call_id else None
 
 
-def place_of(event: Event) -> CallName:
-    """The run in which something happens, and which attempt at it."""
-    root, run, attempt = event.root_invocation_id, event.invocation_id, event.attempt
-    return id_of(root), id_of(run), attempt if attempt.__class__ is int else id_of(attempt)
+def place_of(event: Event) -> Place:
+    """Where something happens, as it can be looked up."""
+    attempt = event.attempt
+    return (
+        id_of(event.root_invocation_id),
+        id_of(event.invocation_id),
+        attempt if attempt.__class__ is int else id_of(attempt),
+    )
 
 
 def id_of(value: object) -> object:
@@ -141,9 +145,9 @@ def id_of(value: object) -> object:
             return value
         plain = str.__str__(value)  # a subclass may say that it equals anything
         return plain if 0 < len(plain) <= _ID_LENGTH else _digest(plain) if plain else None
-    if isinstance(value, (int, float, UUID, bytes)):  # as texts: 1, 1.0 and True are equal, and not the same id
+    if isinstance(value, (int, float, UUID, bytes)):  # with their types: 1, 1.0 and True are equal, and not one id
         try:
-            return id_of(f"\0{value.__class__.__name__} {value!r}")
+            return value.__class__.__name__, id_of(repr(value))
         except ValueError:  # an int of more digits than Python writes
             return None
     return None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import httpx
 import yaml
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from .metrics import Metrics
 from .otlp_json import ExportRequest, Span
@@ -242,7 +242,7 @@ class Collector(Server):
 
 
 class Prometheus(Server):
-    """Prometheus with the shipped scrape configuration, pointed at a Collector and in more of a hurry."""
+    """Prometheus with the shipped scrape configuration and rules, pointed at a Collector and in more of a hurry."""
 
     name = "prometheus"
 
@@ -252,6 +252,7 @@ class Prometheus(Server):
         self.url = f"http://127.0.0.1:{port}"
         config = yaml.safe_load(PROMETHEUS_CONFIG.read_text())
         config["global"].update(scrape_interval="1s", evaluation_interval="1s")
+        config["rule_files"] = [str(PROMETHEUS_CONFIG.with_name(name)) for name in config["rule_files"]]
         (scrape,) = config["scrape_configs"]
         scrape["static_configs"] = [{"targets": [httpx.URL(collector.prometheus_url).netloc.decode()]}]
         self._config = directory / "prometheus.yml"
@@ -267,13 +268,81 @@ class Prometheus(Server):
     def health_urls(self) -> list[str]:
         return [f"{self.url}/-/ready"]
 
-    def query(self, expression: str) -> list[tuple[dict[str, str], float]]:
-        """The labels and values of an expression's series at this moment; an error in it raises."""
-        response = _get(f"{self.url}/api/v1/query", query=expression)
+    def query(self, expression: str, at: float | None = None) -> list[tuple[dict[str, str], float]]:
+        """The labels and values of an expression's series at a moment (Unix time, none: now); an error in it raises."""
+        moment = {} if at is None else {"time": str(at)}
+        response = _get(f"{self.url}/api/v1/query", query=expression, **moment)
         answer = _PrometheusAnswer.model_validate_json(response.text)
         if answer.status != "success":
             raise ValueError(f"{expression}: {answer.error}")
         return [(series.metric, float(series.value[1])) for series in answer.data.result]
+
+    def label_values(self, label: str, selector: str) -> list[str]:
+        """The values of a label among the series of a selector: Grafana's `label_values(selector, label)`."""
+        answer = _get(f"{self.url}/api/v1/label/{label}/values", **{"match[]": selector})
+        return _LabelsAnswer.model_validate_json(answer.raise_for_status().text).data
+
+    def exemplars(self, expression: str, minutes: float = 10) -> list[dict[str, str]]:
+        """The labels of the exemplars of an expression's series, of the last minutes."""
+        now = time.time()
+        since = {"start": str(now - 60 * minutes), "end": str(now)}
+        answer = _get(f"{self.url}/api/v1/query_exemplars", query=expression, **since)
+        found = _ExemplarsAnswer.model_validate_json(answer.raise_for_status().text).data
+        return [exemplar.labels for series in found for exemplar in series.exemplars]
+
+    def rules(self) -> list[Rule]:
+        """The loaded rules and what has come of them."""
+        answer = _get(f"{self.url}/api/v1/rules").raise_for_status()
+        return [rule for group in _RulesAnswer.model_validate_json(answer.text).data.groups for rule in group.rules]
+
+
+class Alert(BaseModel):
+    """An alert that is pending or firing."""
+
+    labels: dict[str, str]
+    annotations: dict[str, str]
+    state: str
+
+
+class Rule(BaseModel):
+    """An alert rule."""
+
+    name: str
+    query: str
+    health: str
+    state: str
+    last_error: str = Field("", alias="lastError")
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+    alerts: list[Alert]
+
+
+class _Group(BaseModel):
+    rules: list[Rule]
+
+
+class _Groups(BaseModel):
+    groups: list[_Group]
+
+
+class _RulesAnswer(BaseModel):
+    data: _Groups
+
+
+class _LabelsAnswer(BaseModel):
+    data: list[str]
+
+
+class _Exemplar(BaseModel):
+    labels: dict[str, str]
+
+
+class _Exemplars(BaseModel):
+    exemplars: list[_Exemplar]
+
+
+class _ExemplarsAnswer(BaseModel):
+    data: list[_Exemplars]
 
 
 class _Series(BaseModel):

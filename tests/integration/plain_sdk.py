@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -16,7 +17,12 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
+from otel_agentbus.telemetry import instruments, names
+from tests.measured import TABLE, family
+
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
     from opentelemetry.metrics import Meter
     from opentelemetry.util.types import AttributeValue
 
@@ -28,59 +34,23 @@ Instrument = Literal["counter", "updown", "histogram"]
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric of design §7 and what Prometheus calls it."""
+    """A metric of the table of instruments and what Prometheus calls it."""
 
     name: str
-    instrument: Instrument
+    instrument: Instrument  # what it is to Prometheus, for which a gauge is nothing else than a level
     unit: str
     prometheus: str  # of a histogram, without _bucket, _sum and _count
 
 
-METRICS = (
-    Metric("gen_ai.client.token.usage", "histogram", "{token}", "gen_ai_client_token_usage"),
-    Metric("gen_ai.client.operation.duration", "histogram", "s", "gen_ai_client_operation_duration_seconds"),
-    Metric(
-        "gen_ai.client.operation.time_to_first_chunk",
-        "histogram",
-        "s",
-        "gen_ai_client_operation_time_to_first_chunk_seconds",
-    ),
-    Metric("gen_ai.invoke_agent.duration", "histogram", "s", "gen_ai_invoke_agent_duration_seconds"),
-    Metric("gen_ai.execute_tool.duration", "histogram", "s", "gen_ai_execute_tool_duration_seconds"),
-    Metric("agentbus.tokens.used", "counter", "{token}", "agentbus_tokens_used_total"),
-    Metric("agentbus.cost.spent", "counter", "{USD}", "agentbus_cost_spent_total"),
-    Metric("agentbus.cost.saved", "counter", "{USD}", "agentbus_cost_saved_total"),
-    Metric("agentbus.cost.unpriced_calls", "counter", "{call}", "agentbus_cost_unpriced_calls_total"),
-    Metric("agentbus.llm.calls", "counter", "{call}", "agentbus_llm_calls_total"),
-    Metric("agentbus.tool.calls", "counter", "{call}", "agentbus_tool_calls_total"),
-    Metric("agentbus.agent.runs", "counter", "{run}", "agentbus_agent_runs_total"),
-    Metric("agentbus.agent.active", "updown", "{run}", "agentbus_agent_active"),
-    Metric("agentbus.cache.hits", "counter", "{hit}", "agentbus_cache_hits_total"),
-    Metric("agentbus.cache.misses", "counter", "{miss}", "agentbus_cache_misses_total"),
-    Metric("agentbus.cache.tokens_saved", "counter", "{token}", "agentbus_cache_tokens_saved_total"),
-    Metric("agentbus.errors", "counter", "{error}", "agentbus_errors_total"),
-    Metric("agentbus.channel.messages", "counter", "{message}", "agentbus_channel_messages_total"),
-    Metric("agentbus.heartbeats", "counter", "{heartbeat}", "agentbus_heartbeats_total"),
-    Metric("agentbus.deployments", "counter", "{deployment}", "agentbus_deployments_total"),
-    Metric("agentbus.deployment.duration", "histogram", "s", "agentbus_deployment_duration_seconds"),
-    Metric("agentbus.recovery.time", "histogram", "s", "agentbus_recovery_time_seconds"),
-    Metric("agentbus.deployment.lead_time", "histogram", "s", "agentbus_deployment_lead_time_seconds"),
-    Metric("agentbus.events.emitted", "counter", "{event}", "agentbus_events_emitted_total"),
-    Metric("agentbus.events.dropped", "counter", "{event}", "agentbus_events_dropped_total"),
-    Metric("agentbus.events.duplicate", "counter", "{event}", "agentbus_events_duplicate_total"),
-    Metric("agentbus.events.skipped", "counter", "{event}", "agentbus_events_skipped_total"),
-    Metric("agentbus.events.late", "counter", "{event}", "agentbus_events_late_total"),
-    Metric("agentbus.events.unknown", "counter", "{event}", "agentbus_events_unknown_total"),
-    Metric("agentbus.handler.failures", "counter", "{failure}", "agentbus_handler_failures_total"),
-    Metric("agentbus.spans.open", "updown", "{span}", "agentbus_spans_open"),
-    Metric("agentbus.spans.exported", "counter", "{span}", "agentbus_spans_exported_total"),
-    Metric("agentbus.spans.spooled", "counter", "{span}", "agentbus_spans_spooled_total"),
-    Metric("agentbus.spans.rejected", "counter", "{span}", "agentbus_spans_rejected_total"),
-    Metric("agentbus.spans.dropped", "counter", "{span}", "agentbus_spans_dropped_total"),
-    Metric("agentbus.spans.interrupted", "counter", "{span}", "agentbus_spans_interrupted_total"),
-)
+_INSTRUMENTS: dict[instruments.Kind, Instrument] = {
+    "counter": "counter",
+    "level": "updown",
+    "gauge": "updown",
+    "histogram": "histogram",
+}
+METRICS = tuple(Metric(metric.name, _INSTRUMENTS[metric.kind], metric.unit, family(metric)) for metric in TABLE)
 
-# What the dashboard's queries group by; here every metric carries all of them.
+# Labels like those of all metrics; `count_everything` gives every metric all of them.
 ATTRIBUTES: dict[str, AttributeValue] = {
     "gen_ai.provider.name": "openai",
     "gen_ai.request.model": "gpt-5-mini",
@@ -91,6 +61,49 @@ ATTRIBUTES: dict[str, AttributeValue] = {
     "agentbus.component": "tool",
     "agentbus.reason": "unknown_model",
 }
+
+# What the attributes of the table may say; `every_measurement` says each of it once at least.
+VALUES: dict[str, tuple[str, ...]] = {
+    names.OPERATION: ("chat", "embeddings"),
+    names.PROVIDER: ("openai", "anthropic"),
+    names.REQUEST_MODEL: ("gpt-5-mini", "claude-haiku-4-5"),
+    names.RESPONSE_MODEL: ("gpt-5-mini-2025-08-07", "claude-haiku-4-5-20251001"),
+    names.AGENT_NAME: ("planner", "researcher"),
+    names.TOOL_NAME: ("search", "read_page"),
+    names.TOKEN_TYPE: ("input", "output", "cache_read", "cache_write", "reasoning"),
+    names.TOKEN_MODALITY: ("text", "audio"),
+    names.ERROR_TYPE: ("", "TimeoutError"),
+    names.OUTCOME: ("ok", "error", "cancelled", "interrupted"),
+    names.REASON: ("unknown_model", "no_usage"),
+    names.COST_SOURCE: ("reported", "override", "priced"),
+    names.COMPONENT: ("tool", "channel"),
+    names.BUDGET: ("daily", "per-run"),
+    names.THRESHOLD: ("0.8", "1"),
+    names.CACHE_TYPE: ("semantic", "exact"),
+    names.CHANNEL: ("telegram", "web"),
+    names.DIRECTION: ("inbound", "outbound"),
+    names.DEPLOYMENT_STATUS: ("succeeded", "failed"),
+}
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What an instrument is told."""
+
+    metric: instruments.Metric
+    amount: float
+    attributes: Mapping[str, AttributeValue]
+
+
+def every_measurement(amount: float, *flavours: str) -> Iterator[Measurement]:
+    """Of each metric of these flavours, measurements of this amount that say all values of its attributes."""
+    for metric in TABLE:
+        if not set(flavours) & set(metric.flavours):
+            continue
+        values = {attribute: VALUES[attribute] for attribute in metric.attributes}
+        for turn in range(max(map(len, values.values()), default=1)):
+            said = {attribute: which[turn % len(which)] for attribute, which in values.items()}
+            yield Measurement(metric, amount, {attribute: value for attribute, value in said.items() if value})
 
 
 def tracer_provider(server: Collector | Jaeger, protocol: Protocol) -> TracerProvider:
@@ -118,21 +131,42 @@ def meter_provider(server: Collector, protocol: Protocol, service: str, **resour
 
 def count_everything(server: Collector, protocol: Protocol, service: str, amount: float) -> None:
     """Runs a program that adds or records this amount once on every metric, and ends."""
-    provider = meter_provider(server, protocol, service)
+    measure(server, service, [Measurement(metric, amount, ATTRIBUTES) for metric in TABLE], protocol)
+
+
+def measure(
+    server: Collector,
+    service: str,
+    measurements: Iterable[Measurement],
+    protocol: Protocol = "http",
+    instance: str | None = None,
+) -> int:
+    """Runs a program that measures this in one sampled span, and ends; returns the id of the span's trace.
+
+    Unless it says otherwise, each program is an instance of its own.
+    """
+    provider = meter_provider(server, protocol, service, **{"service.instance.id": instance or str(uuid.uuid4())})
     meter = provider.get_meter("plain_sdk")
-    for metric in METRICS:
-        _count(meter, metric, amount)
+    with TracerProvider(shutdown_on_exit=False).get_tracer("plain_sdk").start_as_current_span("measure") as span:
+        for measurement in measurements:
+            _measure(meter, measurement)
     provider.shutdown()
+    return span.get_span_context().trace_id
 
 
-def _count(meter: Meter, metric: Metric, amount: float) -> None:
-    match metric.instrument:
+def _measure(meter: Meter, measurement: Measurement) -> None:
+    name, unit = measurement.metric.name, measurement.metric.unit
+    match measurement.metric.kind:
         case "counter":
-            meter.create_counter(metric.name, metric.unit).add(amount, ATTRIBUTES)
-        case "updown":
-            meter.create_up_down_counter(metric.name, metric.unit).add(amount, ATTRIBUTES)
+            meter.create_counter(name, unit).add(measurement.amount, measurement.attributes)
+        case "level":
+            meter.create_up_down_counter(name, unit).add(measurement.amount, measurement.attributes)
+        case "gauge":
+            meter.create_gauge(name, unit).set(measurement.amount, measurement.attributes)
         case "histogram":
-            meter.create_histogram(metric.name, metric.unit).record(amount, ATTRIBUTES)
+            buckets = measurement.metric.buckets
+            histogram = meter.create_histogram(name, unit, explicit_bucket_boundaries_advisory=buckets)
+            histogram.record(measurement.amount, measurement.attributes)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""What runs beside the application: configuration, alert rules and dashboards."""
