@@ -7,8 +7,6 @@ ledger of their own; what ends before the price list is loaded waits for it, and
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -22,8 +20,6 @@ from .telemetry.pricing import Charge, PriceBook
 from .telemetry.summary import Summary
 from .telemetry.usage import Usage
 
-#: Rendered with rich, which only those pay for who want to see it.
-_TABLE = "otel_agentbus.telemetry.summary_table"
 #: What needs the price list.
 _PRICED = frozenset((LlmRequest, LlmResponse))
 
@@ -54,25 +50,27 @@ class Accounting:
         self._ledger = Ledger(self.prices)
         self._spending = Ledger(_AtHand(self.prices))
         self.budgets = Budgets(budgets, account=self._spent, publish=publish)
-        if settings.summary:
-            importlib.import_module(_TABLE)  # not at exit: see `_interrupted`
         listed = self.budgets.budgets
         self._count_money = any(budget.usd is not None for budget in listed)
         if self._count_money and any(budget.on_exceeded == "raise" for budget in listed):
             self.prices.load()  # while wiring: the first call is to be refused as exactly as the last
 
-    def listen(self, router: Router, *, background: bool) -> None:
-        """Count what is spent where it is told, and answer who asks; without a background, load the prices apart."""
+    def listen(self, router: Router, *, observed: bool) -> None:
+        """Count what is spent where it is told, answer who asks, and load the prices in the background, if for anybody.
+
+        Now, and not with the first call: a list that must be compiled first stops the whole process for a fifth of a
+        second, which an agent at work would feel.
+        """
         router.answer(BudgetCheck)(self.budgets.answer)
         if self.budgets.budgets:
             router.subscribe(self._spending.judge, LlmRequest, CacheHit, priority=-999_999)
             router.subscribe(self.budgets, LlmResponse, AgentStart, AgentEnd, priority=-999_999)
-            if not background:
-                self.prices.load_in_background()
+        if observed or self._count_money:
+            self.prices.load_in_background()
 
     def enter(self, event: Event) -> Event:
-        """Give the event its account; the first model call waits here for the price list, in the background."""
-        if event.__class__ in _PRICED and not self.prices.ready and not _interrupted():
+        """Give the event its account; in the background, where the first model call waits for the price list."""
+        if event.__class__ in _PRICED and not self.prices.ready:
             self.prices.load()
         event = self._ledger.enter(event)
         self.summary(event)
@@ -81,7 +79,9 @@ class Accounting:
 
     def print_summary(self) -> None:
         """Say on standard error what was used, and how the budgets stand; nothing where nothing has happened."""
-        importlib.import_module(_TABLE).print_summary(self.summary.read(), budgets=self.budgets.used())
+        from .telemetry.summary_table import print_summary  # it is made with rich, for those who want to see it
+
+        print_summary(self.summary.read(), budgets=self.budgets.used())
 
     def quote(self, event: LlmResponse) -> Account:
         """What the call costs by itself, as far as that can be said at once; it is entered nowhere."""
@@ -121,11 +121,3 @@ class _AtHand:
 
     def warm(self, event: LlmRequest | LlmResponse) -> None:
         """Left to the background, which sees the request, too."""
-
-
-def _interrupted() -> bool:
-    """Whether the program is ending by Ctrl-C: importing classes now would make it exit with 1, not by the signal.
-
-    CPython forgets an unhandled KeyboardInterrupt when a text is executed, as dataclasses do to be made.
-    """
-    return isinstance(getattr(sys, "last_value", None), KeyboardInterrupt)

@@ -333,7 +333,7 @@ class Budgets:
     # -- how it is -----------------------------------------------------------------------------------------------------
 
     def used(self) -> dict[str, float]:
-        """The share of each budget that is used, in the scope where it is highest of those in use now or just before."""
+        """The share of each budget that is used, in the scope in use now, or just before, where it is highest."""
         now_ns = clock.time_ns()
         with self._lock:
             living = {meter.budget.name: meter.living(now_ns) for meter in self._meters}

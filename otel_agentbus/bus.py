@@ -208,12 +208,11 @@ class Bus:
         return self._spans is not None and self._spans.idle()
 
     # -- life ----------------------------------------------------------------------------------------------------------
-
     def start(self) -> None:
         """Begin: listen to everything, start the background."""
-        background = not self.settings.sdk_disabled
-        self.accounting.listen(self.router, background=background)  # budgets hold without telemetry, too
-        if background:
+        providers = self._outlet.pipeline.tracer_provider, self._outlet.pipeline.meter_provider
+        self.accounting.listen(self.router, observed=any(providers))  # budgets hold without telemetry, too
+        if not self.settings.sdk_disabled:
             self.router.subscribe(self._keeper(), priority=-1_000_000)
             self._pump.start()
             self._outlet.start()

@@ -72,6 +72,12 @@ def known_of(usage: Usage) -> str | None:
     return "no_usage" if usage.input is None and usage.output is None else None
 
 
+def is_completing(event: object) -> bool:
+    """Whether a ledger has found that this tells of a call again; where it adds something, the first did not know it."""
+    account = getattr(event, "account", None)
+    return isinstance(account, Account) and account.duplicate is not None
+
+
 def lacks_price(event: LlmResponse, account: Account) -> bool:
     """Whether the call is one of those whose cost is unknown. A call that failed before it used anything is none."""
     if account.cost_usd is not None or account.duplicate is not None:

@@ -161,7 +161,7 @@ class Conventions:
         usage, cost, status, saved, duplicate = account_of(event)
         if duplicate is not None:  # the counts stand on the span of the call that told of them first
             attributes[names.DUPLICATE] = duplicate
-            if usage.input is None and usage.output is None:
+            if usage.input is None and usage.output is None and cost is None:
                 return
         if event.usage:
             self._put_further_usage(attributes, mapping(event.usage))

@@ -70,8 +70,8 @@ class Ledger:
         self._lock = threading.RLock()
         self._number = 0
         self._calls: Recent[CallName, Call] = Recent(CALLS)
-        #: By the id of a response; False for an id that was given to several, which says nothing.
-        self._responses: Recent[object, Call | bool] = Recent(CALLS)
+        #: By the hash of a response's id (more than the id must be equal); False for one that was given to several.
+        self._responses: Recent[int, Call | bool] = Recent(CALLS)
         self._sums = Sums()
 
     def enter(self, event: Event) -> Event:
@@ -122,7 +122,11 @@ class Ledger:
             if call is None:
                 call = self._call(name)
             call.tell(event, usage, self._number)
-            account = self._first(event, usage, call)
+            if call.nest is None and event.parent_call_id is None and event.response_id is None:
+                account = self._price(event, usage, None)  # nothing else can have told of it
+                call.known |= _knowledge(account)
+            else:
+                account = self._first(event, usage, call)
         if run is not None:
             self._sums.add(run, account)
         return account
@@ -135,9 +139,9 @@ class Ledger:
 
     def _first(self, event: LlmResponse, usage: Usage, call: Call) -> Account:
         """The account of a call that was not told of under this name; something else may have told of it."""
-        around = self._around(event)
+        around = None if event.parent_call_id is None else self._around(event)
         untold = call.nest and call.nest.untold
-        known = self._told_inside(call)
+        known: Sequence[Call] = () if call.nest is None else self._told_inside(call)
         if known:
             account = self._rest(event, usage, known) if untold else self._complete(event, usage, known, "enclosing")
         elif not untold and around is not None and self._is_told_around(call, around):
@@ -150,7 +154,9 @@ class Ledger:
             return _DUPLICATES["enclosing"]
         else:
             account = self._price(event, usage, None if call.nest is None else call.nest.hit)
-        call.known |= _knowledge(account) | _knowledge_of(known)
+        call.known |= _knowledge(account)
+        if known:
+            call.known |= _knowledge_of(known)
         if around is not None and not around.told and len(around.nested().inner) < INNER:
             around.nested().inner.append(call)
         return account
@@ -194,9 +200,10 @@ class Ledger:
         return True
 
     def _under_one_id(self, event: LlmResponse, call: Call) -> Call | None:
-        response_id = id_of(event.response_id)
-        if response_id is None:
+        given = id_of(event.response_id)
+        if given is None:
             return None
+        response_id = hash(given)
         before = self._responses.get(response_id)
         if before is None:
             self._responses.put(response_id, call)
@@ -237,7 +244,8 @@ class Ledger:
 
     def _rest(self, event: LlmResponse, usage: Usage, known: Sequence[Call]) -> Account:
         """The account of the one call inside that did not tell: what the enclosing one has more than the others."""
-        usage = rest(usage, total([inner.usage for inner in known]))
+        told = [inner.usage for inner in known]
+        usage = rest(usage, total(told)) if len(told) < INNER else NOTHING  # there may have been more of them
         why = known_of(usage)
         return Account(usage, None, why) if why is not None else Account(usage, *self._charge(event, usage))
 

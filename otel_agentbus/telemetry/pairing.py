@@ -26,7 +26,7 @@ from ..events import (
     ToolCallStart,
     TurnComplete,
 )
-from .accounts import account_of, used_by
+from .accounts import account_of, is_completing, used_by
 from .deployments import Deployments
 from .ids import SpanKindName, call_of
 from .places import Lineage, Place, above
@@ -202,6 +202,8 @@ class Source:
         if call is None:
             if given and self._table.is_over(lineage.call(kind, given, event.attempt)):
                 self._count("duplicate")
+                if is_completing(event):
+                    self._add_up(run, event)
                 return
             call = run.unkeyed_call(kind, name) or (None if given else run.only_call(kind, name))
         if call is not None:
@@ -234,16 +236,20 @@ class Source:
                 self._table.wait(told_ns + self._grace_ns, run)
         else:
             run.calls.pop(open_.key, None)
-            if isinstance(event, LlmResponse) and run.id:
-                used = used_by(account_of(event))
-                for above_run in self._table.ancestors(run):  # as far as this source tells of them
-                    for key, amount in used.items():
-                        above_run.totals[key] = above_run.totals.get(key, 0) + amount
+            self._add_up(run, event)
         self._open -= 1
         self._table.over(open_.place)
         totals = run.totals if open_.place.kind == "agent" and run.id else {}
         self._writer.finish(open_, end_ns, event, outcome, totals)
         self._table.settle(run)
+
+    def _add_up(self, run: Run, event: Event | None) -> None:
+        """Add what a model call used to its run, and to those above it as far as this source tells of them."""
+        if isinstance(event, LlmResponse) and run.id:
+            used = used_by(account_of(event))
+            for above_run in self._table.ancestors(run):
+                for key, amount in used.items():
+                    above_run.totals[key] = above_run.totals.get(key, 0) + amount
 
     def _stand_alone(self, run: Run, place: Place, event: Event, now_ns: int) -> None:
         """An end whose start is lost: back-dated by its duration."""

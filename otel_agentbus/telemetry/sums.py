@@ -112,14 +112,19 @@ class Sums:
         used = used_by(account)
         if not used:
             return
-        passed: list[Run] = []
-        above: Run | None = run
-        while above is not None and above not in passed and len(passed) < DEPTH:
+        for above in (run,) if run.parent is None else self._upwards(run):
             totals = above.totals
             for key, amount in used.items():
                 totals[key] = totals.get(key, 0) + amount
+
+    def _upwards(self, run: Run) -> list[Run]:
+        """The run and its callers, each once, though they may go round in a circle."""
+        passed: list[Run] = []
+        above: Run | None = run
+        while above is not None and above not in passed and len(passed) < DEPTH:
             passed.append(above)
             above = None if above.parent is None else self._runs.get(above.parent)
+        return passed
 
     def end(self, event: AgentEnd) -> RunAccount | None:
         """What the run comes to; None where it has ended before, or nothing else was told of it."""

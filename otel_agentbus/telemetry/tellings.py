@@ -40,6 +40,8 @@ CallName = tuple[object, ...]
 # what lies inside of it has told of it.
 BLOCK, FAILED, USED, COSTED, COVERED = 1, 2, 4, 8, 16
 
+_NO_PARTS = (None, None, None)
+
 
 class Nest:
     """What lies inside of a call that others enclose, or that encloses others, or that a cache has answered."""
@@ -60,7 +62,19 @@ class Nest:
 class Call:
     """A call of which something was told. There are many of them, so it keeps no more than may be asked for."""
 
-    __slots__ = ("asked", "end_ns", "known", "models", "name", "nest", "start_ns", "told", "usage")
+    __slots__ = (
+        "_input",
+        "_output",
+        "_parts",
+        "asked",
+        "end_ns",
+        "known",
+        "models",
+        "name",
+        "nest",
+        "start_ns",
+        "told",
+    )
 
     def __init__(self, name: CallName) -> None:
         self.name = name
@@ -70,9 +84,21 @@ class Call:
         self.asked = self.told = 0
         #: From when to when it went on, where it has a response id; 0 where that is not known.
         self.start_ns = self.end_ns = 0
-        self.usage: Usage = NOTHING
+        self._input: int | None = None
+        self._output: int | None = None
+        self._parts: tuple[int | None, int | None, int | None] | None = None
         self.known = 0
         self.nest: Nest | None = None
+
+    @property
+    def usage(self) -> Usage:
+        """What it used, as far as that is known."""
+        return Usage(self._input, self._output, *(self._parts or _NO_PARTS))
+
+    @usage.setter
+    def usage(self, usage: Usage) -> None:
+        self._input, self._output = usage.input, usage.output
+        self._parts = None if usage[2:5] == _NO_PARTS else usage[2:5]
 
     def nested(self) -> Nest:
         """Its nest, made when it is first needed."""
@@ -159,15 +185,16 @@ def _digest(text: str) -> bytes:
 
 def models_of(model: object, response_model: object) -> tuple[str, ...]:
     """The names under which a model may be known: without the vendor's prefix, in lower case."""
-    return _models(
-        model[:_MODEL_LENGTH] if isinstance(model, str) else None,
-        response_model[:_MODEL_LENGTH] if isinstance(response_model, str) else None,
-    )
+    try:
+        return _models(model, response_model)
+    except Exception:  # noqa: BLE001 - a name may be anything, even what cannot be looked up
+        return ()
 
 
-@lru_cache(maxsize=1024)
-def _models(*given: str | None) -> tuple[str, ...]:
-    names = (name.rpartition("/")[2].lower() for name in given if name)
+@lru_cache(maxsize=256)
+def _models(*given: object) -> tuple[str, ...]:
+    texts = (name[:_MODEL_LENGTH] for name in given if isinstance(name, str) and name)
+    names = (name.rpartition("/")[2].lower() for name in texts)
     return tuple(dict.fromkeys(_VENDOR.sub("", name, count=1) if _VENDOR.match(name) else name for name in names))
 
 
@@ -201,7 +228,7 @@ def is_told_within(inner: Call, outer: Call) -> bool:
 
 def may_sum(outer: Call, inner: Sequence[Call]) -> bool:
     """Whether the counts of a call may be those of what it encloses: of all, or of one (the last attempt, say)."""
-    if not all(call.known & USED for call in (outer, *inner)):
+    if len(inner) >= INNER or not all(call.known & USED for call in (outer, *inner)):
         return True
     candidates = [call.usage for call in inner]
     if len(inner) > 1:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -29,6 +31,11 @@ class Loading:
     def done(self) -> bool:
         """Whether it was called and has returned."""
         return self._finished.is_set()
+
+    @property
+    def under_way(self) -> bool:
+        """Whether a thread is at it."""
+        return self._loader is not None and not self.done
 
     def wait(self, timeout: float) -> bool:
         """Wait for it at most this many seconds; whether it is done."""
@@ -66,6 +73,23 @@ class Loading:
 _known: list[weakref.ref[Loading]] = []
 
 
+def _at_exit() -> None:
+    """Let a program that Ctrl-C has ended exit by the signal, as it would without us.
+
+    CPython forgets an unhandled KeyboardInterrupt when a text is executed, in whatever thread: to import the list is to
+    execute many (each dataclass is one). To be raised and handled in such a text once more reminds it.
+    """
+    if isinstance(getattr(sys, "last_value", None), KeyboardInterrupt):
+        for known in _known.copy():
+            loading = known()
+            if loading is not None and loading.under_way:
+                loading.wait(PATIENCE)
+        try:
+            exec("raise KeyboardInterrupt")
+        except KeyboardInterrupt:
+            pass
+
+
 def _before_fork() -> None:
     for known in _known.copy():
         loading = known()
@@ -74,5 +98,6 @@ def _before_fork() -> None:
 
 
 os.register_at_fork(before=_before_fork)
+atexit.register(_at_exit)  # before any bus registers its own end, which may import: what is registered last runs first
 
 __all__ = ["Loading"]
