@@ -47,7 +47,7 @@ class Accounting:
             budgets = load_budgets(settings.budgets) if settings.budgets else ()
         self.prices = PriceBook(settings.prices)
         self.summary = Summary()
-        self._ledger = Ledger(self.prices)
+        self.ledger = Ledger(self.prices)
         self._spending = Ledger(_AtHand(self.prices))
         self.budgets = Budgets(budgets, account=self._spent, publish=publish)
         listed = self.budgets.budgets
@@ -72,7 +72,7 @@ class Accounting:
         """Give the event its account; in the background, where the first model call waits for the price list."""
         if event.__class__ in _PRICED and not self.prices.ready:
             self.prices.load()
-        event = self._ledger.enter(event)
+        event = self.ledger.enter(event)
         self.summary(event)
         self.budgets.settle()
         return event
@@ -86,7 +86,7 @@ class Accounting:
     def quote(self, event: LlmResponse) -> Account:
         """What the call costs by itself, as far as that can be said at once; it is entered nowhere."""
         account = unpriced(event)
-        if account.cost_status == "no_price_source" and self.prices.ready:
+        if event.cost_usd is None and self.prices.ready:
             cost, status = self.prices.charge(event, account.usage)
             return account._replace(cost_usd=cost, cost_status=status)
         return account
@@ -94,7 +94,7 @@ class Accounting:
     def after_fork(self) -> None:
         """In the child: nothing of what the parent has spent."""
         self.prices.after_fork()
-        self._ledger.forget()
+        self.ledger.forget()
         self._spending.forget()
         self.budgets.after_fork()
         self.summary.forget()

@@ -16,7 +16,9 @@ from typing import Any
 
 import pytest
 
-from otel_agentbus.events import LlmResponse
+from otel_agentbus import testing
+from otel_agentbus.events import AgentEnd, AgentStart, CacheHit, LlmRequest, LlmResponse
+from otel_agentbus.telemetry.ledger import Ledger
 from otel_agentbus.telemetry.pricing import Charge, PriceBook
 from otel_agentbus.telemetry.usage import usage_of
 
@@ -277,6 +279,87 @@ def test_a_call_costs_exactly_what_is_computed_by_hand(call: Call, book: PriceBo
     expected = Charge(None if call.usd is None else float(call.usd), call.status)
     cold = book.charge(event, usage_of(event))
     assert (cold, book.charge(event, usage_of(event))) == (expected, expected)
+
+
+#: What the provider says wins over the list, and a cached answer costs nothing and saves what it would have cost.
+SAID = [
+    Call("reported", "openai", "gpt-5-mini", D("0.0123"), "reported", input=1_000, output=200,
+         others={"cost_usd": 0.0123}),
+    Call("reported by one whom no list knows", "my-vllm-2", "qwen9", D("0.5"), "reported", input=1,
+         others={"cost_usd": 0.5}),
+    Call("reported without usage", "openai", "gpt-5-mini", D("0.25"), "reported", others={"cost_usd": 0.25}),
+    Call("reported as nothing", "openai", "gpt-5-mini", D(0), "reported", input=1_000, output=200,
+         others={"cost_usd": 0.0}),
+    Call("reported below nothing", "openai", "gpt-5-mini", None, "invalid_usage", input=1_000, output=200,
+         others={"cost_usd": -0.01}),
+    Call("reported beyond belief", "openai", "gpt-5-mini", None, "invalid_usage", input=1_000, output=200,
+         others={"cost_usd": 1e12}),
+]  # fmt: skip
+CACHED = [
+    (Call("cached, with what it used", "openai", "gpt-5-mini", D(0), "cached", input=1_000, output=200), 1_200,
+     (1_000 * D("0.25") + 200 * D(2)) / M),
+    (Call("cached, with what it saved", "openai", "gpt-5-mini", D(0), "cached"), 1_200, 1_200 * D("0.25") / M),
+    (Call("cached, of a model without a price", "my-vllm-2", "qwen9", D(0), "cached", input=10, output=1), 11, D(0)),
+    (Call("cached, and paid", "openai", "gpt-5-mini", D("0.0005"), "reported", input=1_000, output=200,
+          others={"cost_usd": 0.0005}), 1_200, D(0)),
+]  # fmt: skip
+
+
+def seen_of(call: Call, book: PriceBook, hit: int | None = None) -> tuple[Any, ...]:
+    """What the real bus makes of the call: cost and status on its span, what the run's span and the metrics say."""
+    with testing.capture(validate_events=False) as seen:
+        seen.bus.accounting.prices = book
+        seen.bus.accounting.ledger = Ledger(book)
+        run: dict[str, Any] = {"invocation_id": "r", "root_invocation_id": "r", "agent": "a"}
+        response = call.event()
+        response.call_id = "c"
+        start_ns = (response.time_ns or 0) - int(call.duration * 1e9) - 1
+        for event in (
+            AgentStart(time_ns=start_ns, **run),
+            LlmRequest(
+                time_ns=start_ns, model_provider=call.provider, model=call.model, messages_count=1, call_id="c", **run
+            ),
+            *(
+                []
+                if hit is None
+                else [CacheHit(cache_type="response", tokens_saved=hit, parent_call_id="llm:c", **run)]
+            ),
+            response,
+            AgentEnd(time_ns=response.time_ns, **run),
+        ):
+            for name, value in run.items():
+                setattr(event, name, value)
+            seen.bus.emit(event)
+        chat, whole = (
+            next(dict(span.attributes or {}) for span in seen.spans if span.name.startswith(begin))
+            for begin in ("chat", "invoke_agent")
+        )
+        spent, unpriced, saved = (
+            sum(seen.metric(f"agentbus.cost.{name}").values()) for name in ("spent", "unpriced_calls", "saved")
+        )
+    return (
+        (chat.get("agentbus.cost.usd"), chat["agentbus.cost.status"]),
+        whole.get("agentbus.usage.cost_usd"),
+        spent,
+        unpriced,
+        chat.get("agentbus.cost.saved_usd", 0.0),
+        saved,
+    )
+
+
+def expected_of(call: Call, saved: float = 0.0) -> tuple[Any, ...]:
+    usd = None if call.usd is None else float(call.usd)
+    return (usd, call.status), usd, usd or 0.0, int(usd is None), saved, saved
+
+
+@pytest.mark.parametrize("call", [*CALLS, *SAID], ids=lambda call: call.name)
+def test_spans_and_metrics_say_of_it_what_was_computed(call: Call, book: PriceBook) -> None:
+    assert seen_of(call, book) == expected_of(call)
+
+
+@pytest.mark.parametrize(("call", "hit", "saved"), CACHED, ids=lambda value: getattr(value, "name", ""))
+def test_a_cached_answer_costs_nothing_and_saves_its_price(call: Call, hit: int, saved: D, book: PriceBook) -> None:
+    assert seen_of(call, book, hit) == expected_of(call, float(saved))
 
 
 def test_the_table_is_as_broad_as_it_claims() -> None:

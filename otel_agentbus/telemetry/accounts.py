@@ -73,7 +73,7 @@ def known_of(usage: Usage) -> str | None:
 
 
 def is_completing(event: object) -> bool:
-    """Whether a ledger has found that this tells of a call again; where it adds something, the first did not know it."""
+    """Whether a ledger has found that this tells of a call again: what it adds, the first telling did not know."""
     account = getattr(event, "account", None)
     return isinstance(account, Account) and account.duplicate is not None
 

@@ -274,9 +274,6 @@ class Ledger:
             return Account(NOTHING, 0.0, "cached", self._saved(event, usage, hit))
         if said is not None:
             return Account(usage, *said)
-        why = known_of(usage)
-        if why is not None:
-            return Account(usage, None, why)
         return Account(usage, *self._charge(event, usage))
 
     def _warm(self, event: Any) -> None:
@@ -287,8 +284,10 @@ class Ledger:
             self.failed += 1
 
     def _charge(self, event: LlmResponse, usage: Usage) -> tuple[float | None, str]:
-        if self._prices is None:
-            return None, "no_price_source"
+        """By list. What has no token counts may still have others that cost (seconds, pages): the list knows."""
+        why = known_of(usage)
+        if why == "invalid_usage" or self._prices is None or (why and not event.usage):
+            return None, why or "no_price_source"
         try:
             return self._prices.charge(event, usage)
         except Exception:  # noqa: BLE001 - the price list may be the program's own; the call is counted without it
