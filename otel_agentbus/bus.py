@@ -33,7 +33,7 @@ from .telemetry.live import LiveTracing
 from .telemetry.metrics import MetricsBridge
 from .telemetry.outlet import Outlet
 from .telemetry.providers import Pipeline, build
-from .telemetry.pump import LONGEST_S, Pump
+from .telemetry.pump import LONGEST_S, Pump, remaining
 from .telemetry.spans import SpanBridge
 from .telemetry.summary import SummaryData
 from .telemetry.tracer import can_prepare, our_tracer
@@ -208,6 +208,7 @@ class Bus:
         return self._spans is not None and self._spans.idle()
 
     # -- life ----------------------------------------------------------------------------------------------------------
+
     def start(self) -> None:
         """Begin: listen to everything, start the background."""
         providers = self._outlet.pipeline.tracer_provider, self._outlet.pipeline.meter_provider
@@ -236,7 +237,8 @@ class Bus:
                 end(self._spans, deadline)
 
         drained = self._pump.drain(deadline, hand_over)
-        return handled and drained and (self._spans is None or not len(self._spans))
+        settled = self._metrics is None or self._metrics.settle(remaining(deadline))
+        return handled and drained and settled and (self._spans is None or not len(self._spans))
 
     def close(self, timeout: float | None = None) -> bool:
         """The last of the `connect()`s ends: hand over everything, judge what is open, shut down what is ours.
@@ -353,18 +355,8 @@ def connect(
 
     """
     budgets = None if budgets is None else tuple(budgets)
-    arguments = (
-        tracer_provider,
-        meter_provider,
-        set_global,
-        validate,
-        _names(instrument),
-        budgets,
-        commit_times,
-        redact,
-        on_error,
-        settings,
-    )
+    given = (tracer_provider, meter_provider, set_global, validate, _names(instrument), redact, on_error, settings)
+    arguments = (*given, budgets, commit_times)
     with process.lock:
         connected = process.bus
         if isinstance(connected, Bus):

@@ -37,7 +37,7 @@ from otel_agentbus.events import (
     ToolCallStart,
     TurnComplete,
 )
-from otel_agentbus.telemetry import metrics, run_metrics
+from otel_agentbus.telemetry import run_metrics
 from otel_agentbus.telemetry.metrics import MetricsBridge
 from otel_agentbus.telemetry.names import Flavour
 from otel_agentbus.telemetry.usage import Usage
@@ -209,7 +209,7 @@ def test_calls_that_failed_or_were_cancelled_are_told_apart(meter: Meter) -> Non
             "model=gpt outcome=cancelled provider=openai": 1,
             "model=gpt outcome=other provider=openai": 1,
         },
-        "agentbus.cost.unpriced_calls": {"model=gpt provider=openai reason=no_usage": 2},  # the failed ones used nothing
+        "agentbus.cost.unpriced_calls": {"model=gpt provider=openai reason=no_usage": 2},  # failed ones used nothing
     }
 
 

@@ -18,6 +18,7 @@ from .exemplars import Exemplars
 from .instruments import Metric
 from .measures import Measures
 from .series import NAME_LENGTH, OTHER, SETS, Instruments, Names, Pending
+from .tellings import id_of
 from .usage import Usage
 
 #: The operations of how many open calls that are no chats are remembered.
@@ -164,7 +165,7 @@ class CallMetrics:
 
 
 def _call_key(event: LlmRequest | LlmResponse) -> tuple[object, ...]:
-    return text(event.invocation_id, NAME_LENGTH), text(event.call_id, NAME_LENGTH)
+    return id_of(event.invocation_id), id_of(event.call_id)
 
 
 def outcome(given: object) -> str:

@@ -27,13 +27,14 @@ from .exemplars import NOWHERE
 from .measures import Measures, elapsed
 from .recent import Recent
 from .series import Instruments, Names, Pending, Tally
+from .tellings import id_of
 
 OPEN_DEPLOYMENTS = 1_000
 #: How long a reader that collects waits for commits whose times are being asked for.
 SETTLE_S = 0.1
 
 #: What waits for its end, by its deploy_id, with the time of its beginning.
-_Waiting: TypeAlias = "Pending[str, int | None]"
+_Waiting: TypeAlias = "Pending[object, int | None]"
 
 _STATUSES = ("succeeded", "failed")
 
@@ -80,8 +81,8 @@ class DeploymentMetrics:
 
     def _renew(self) -> None:
         self._lock = RLock()
-        self._ends: Recent[tuple[str, str], _Past] = Recent(2 * OPEN_DEPLOYMENTS)
-        self._repairs: Recent[str, _Past] = Recent(2 * OPEN_DEPLOYMENTS)
+        self._ends: Recent[tuple[object, str], _Past] = Recent(2 * OPEN_DEPLOYMENTS)
+        self._repairs: Recent[object, _Past] = Recent(2 * OPEN_DEPLOYMENTS)
 
     def forget(self) -> None:
         """Start from nothing, in the child of a fork."""
@@ -113,24 +114,26 @@ class DeploymentMetrics:
     # -- deployments --------------------------------------------------------------------------------------------------
 
     def _started(self, event: DeploymentStarted) -> None:
+        deploy_id = _key(event)
         with self._lock:
             for status in _STATUSES:
-                end = self._ends.get((event.deploy_id, status))
+                end = self._ends.get((deploy_id, status))
                 if end is not None and end.follows(event.time_ns):
                     self._late(self._durations, end, event.time_ns, self._statuses.of(status).attributes)
                     return
-            again, _ = self._deployments.pop(event.deploy_id)  # what begins again begins now
-            self._deployments.put(event.deploy_id, event.time_ns)
+            again, _ = self._deployments.pop(deploy_id)  # what begins again begins now
+            self._deployments.put(deploy_id, event.time_ns)
             if not again:
                 self._open.add(self._none)
 
     def _end(self, event: DeploymentCompleted | DeploymentFailed, status: str) -> bool:
         """Count the end; False where it was told before. What completed, and turned out to fail, counts as both."""
-        key = (event.deploy_id, status)
+        deploy_id = _key(event)
+        key = (deploy_id, status)
         told = self._ends.get(key)
         if told is not None and told.time_ns is not None and told.time_ns == event.time_ns:
             return False
-        found, start_ns = self._deployments.pop(event.deploy_id)
+        found, start_ns = self._deployments.pop(deploy_id)
         if told is not None and not found:
             return False
         self._ends.put(key, _Past(event.time_ns, found))
@@ -162,23 +165,23 @@ class DeploymentMetrics:
     # -- recoveries ---------------------------------------------------------------------------------------------------
 
     def _failed(self, event: DeploymentFailed) -> None:
+        deploy_id = _key(event)
         with self._lock:
             if not self._end(event, "failed"):
                 return
-            repair = self._repairs.get(event.deploy_id)
+            repair = self._repairs.get(deploy_id)
             if repair is not None and repair.follows(event.time_ns):
                 self._late(self._recoveries, repair, event.time_ns, {})
-            elif self._outages.put(
-                event.deploy_id, event.time_ns
-            ):  # one that fails again is broken since the first time
+            elif self._outages.put(deploy_id, event.time_ns):  # one that fails again is broken since the first time
                 self._broken.add(self._none)
 
     def _recovered(self, event: RecoveryCompleted) -> None:
+        deploy_id = _key(event)
         with self._lock:
-            found, failed_ns = self._outages.pop(event.deploy_id)
-            if not found and self._repairs.get(event.deploy_id) is not None:
+            found, failed_ns = self._outages.pop(deploy_id)
+            if not found and self._repairs.get(deploy_id) is not None:
                 return
-            self._repairs.put(event.deploy_id, _Past(event.time_ns, found))
+            self._repairs.put(deploy_id, _Past(event.time_ns, found))
             if found:
                 self._broken.add(self._none, -1)
                 self._record(self._recoveries, elapsed(failed_ns, event.time_ns), {})
@@ -195,6 +198,11 @@ class DeploymentMetrics:
     def _record(self, histograms: list[Any], seconds: float | None, attributes: Mapping[str, str]) -> None:
         if seconds is not None:
             self._measures.seconds(histograms, seconds, attributes, NOWHERE)
+
+
+def _key(event: DeploymentStarted | DeploymentCompleted | DeploymentFailed | RecoveryCompleted) -> object:
+    """The deployment; a long id is remembered by its digest."""
+    return id_of(event.deploy_id) if isinstance(event.deploy_id, str) else event.deploy_id
 
 
 __all__ = ["CommitTimes", "DeploymentMetrics"]

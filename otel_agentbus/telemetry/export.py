@@ -26,6 +26,8 @@ from otel_agentbus.settings import Settings
 from otel_agentbus.targets import Target
 from otel_agentbus.values import Signal
 
+from .kept_exemplars import KeptExemplars
+
 if TYPE_CHECKING:
     import grpc  # type: ignore[import-untyped, unused-ignore]  # its stubs are a package of their own
     import requests
@@ -137,6 +139,7 @@ class CountingMetricExporter(_Counting, MetricExporter):
     def __init__(self, delivery: Delivery, inner: Callable[[_Counting], MetricExporter]) -> None:
         _Counting.__init__(self, delivery)
         self.inner = inner(self)
+        self._kept = KeptExemplars()
         MetricExporter.__init__(self, self.inner._preferred_temporality, self.inner._preferred_aggregation)
 
     def export(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> MetricExportResult:
@@ -145,7 +148,7 @@ class CountingMetricExporter(_Counting, MetricExporter):
         try:
             result = MetricExportResult.FAILURE
             if self.usable():
-                result = self.inner.export(metrics_data, timeout_millis=timeout_millis, **kwargs)
+                result = self.inner.export(self._kept(metrics_data), timeout_millis=timeout_millis, **kwargs)
             delivered = result is MetricExportResult.SUCCESS
             return result
         finally:

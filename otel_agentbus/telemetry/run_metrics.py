@@ -15,6 +15,7 @@ from .conventions import error_of
 from .exemplars import Exemplars
 from .measures import Measures, elapsed
 from .series import NAME_LENGTH, SETS, Instruments, Labels, Names, Pending, Told
+from .tellings import id_of
 
 OPEN_RUNS = 10_000
 #: Of how many runs and tool calls that ended it is remembered that they were told of.
@@ -124,7 +125,7 @@ class RunMetrics:
                 histogram.record(calls, agents.attributes, context)
 
     def _tool(self, event: ToolCall) -> None:
-        call_id = text(event.tool_call_id, NAME_LENGTH)
+        call_id = id_of(event.tool_call_id)
         if call_id is not None and _is_told_once(event) and self._over.again((*_run_key(event), call_id)):
             return
         self._tool_calls.add(self._tools.of(event.tool, event.agent), kind=outcome(event.outcome))
@@ -141,10 +142,10 @@ def _is_told_once(event: Event) -> bool:
 
 def _run_key(event: Event) -> _Key:
     """One run; a producer without ids has, in one source, one run of an agent at a time."""
-    invocation = text(event.invocation_id, NAME_LENGTH)
+    invocation = id_of(event.invocation_id)
     if invocation is not None:
         return invocation, event.attempt if isinstance(event.attempt, int) else 1
-    return None, _name(event.source), _name(event.agent)
+    return None, id_of(event.source), id_of(event.agent)
 
 
 def _name(value: object) -> str | None:
