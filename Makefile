@@ -4,6 +4,11 @@ PYTHON ?= python3
 VENV   ?= .venv
 RUN    := $(VENV)/bin
 PIP    := $(RUN)/python -m pip --disable-pip-version-check --quiet
+#: In how many processes the unit tests run; some measure how threads meet, and want a core each.
+WORKERS ?= 2
+#: Tests of what is made of the standard library alone: no version of anything matters to them.
+OWN    := test_router*.py test_delivery*.py test_streams*.py test_budget*.py test_price*.py test_pricing*.py \
+	test_secrets.py test_passages.py test_ledger.py test_metrics_cardinality.py test_dashboards.py
 LOCKS  := requirements/build.txt requirements/run.txt requirements/dev.txt
 
 .PHONY: help demo test integration backends lint types imports check bench dashboards docs lock lock-lowest test-lowest clean
@@ -26,7 +31,8 @@ demo: $(VENV)/run.stamp ## three agents at work, live in this terminal; no key, 
 	@$(RUN)/otel-agentbus demo
 
 test: $(VENV)/dev.stamp ## the unit tests, with the coverage gate
-	$(RUN)/python -m pytest -q -m "not integration" --ignore=tests/integration --cov --cov-report=term:skip-covered
+	$(RUN)/python -m pytest -q -n $(WORKERS) -m "not integration" --ignore=tests/integration \
+		--cov --cov-report=term:skip-covered
 
 backends: $(VENV)/dev.stamp ## build the real Collector and Jaeger (needs Go); cached by version outside the tree
 	$(RUN)/python -m tests.integration.build_backends
@@ -77,7 +83,8 @@ lock-lowest: ## renew the lock of the lowest versions (needs uv)
 	@touch $@
 
 test-lowest: .venv-lowest/stamp ## the unit tests with the lowest versions that we say we work with
-	.venv-lowest/bin/python -m pytest -q -m "not integration" --ignore=tests/integration \
+	.venv-lowest/bin/python -m pytest -q -n $(WORKERS) -m "not integration" --ignore=tests/integration \
+		$(addprefix --ignore-glob=tests/,$(OWN)) \
 		-W ignore::DeprecationWarning -W ignore::ResourceWarning -W ignore::pytest.PytestUnraisableExceptionWarning
 
 clean:           ## remove what these targets made here

@@ -298,9 +298,9 @@ class Bus:
 
     # -- how it is -----------------------------------------------------------------------------------------------------
 
-    def summary(self) -> SummaryData:
-        """What was used so far, by agent and model, with what was emitted before; waits at most a second for that."""
-        self._pump.drain(time.monotonic() + 1.0)
+    def summary(self, timeout: float = 5.0) -> SummaryData:
+        """What was used so far, by agent and model, with what was emitted before, as far as that is done in time."""
+        self._pump.drain(time.monotonic() + timeout)
         return self.accounting.summary.read()
 
     def health(self) -> dict[str, Any]:

@@ -145,7 +145,7 @@ async def test_the_application_gets_its_spans_and_metrics_as_ever(
         ("agent.end", "writer", "cancelled"),
         ("agent.end", "failing", "error"),
     ]
-    assert not caplog.records
+    assert [record for record in caplog.records if "took" not in record.message] == []  # how busy the machine is aside
     Agent.instrument_all(False)
 
 
