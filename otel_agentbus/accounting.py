@@ -7,7 +7,8 @@ ledger of their own; what ends before the price list is loaded waits for it, and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Iterable
 from typing import Any
 
 from .budgets import Budget, BudgetCheck, Budgets, Spent, load_budgets
@@ -30,7 +31,6 @@ class Accounting:
     Args:
         settings: where the user's prices and budgets are.
         budgets: instead of those of the settings.
-        publish: how a budget's threshold is told.
 
     Raises:
         ConfigurationError: a file of prices or budgets is wrong.
@@ -41,32 +41,43 @@ class Accounting:
         self,
         settings: Settings,
         budgets: Iterable[Budget] | None = None,
-        publish: Callable[[str, dict[str, Any]], object] = lambda _name, _data: None,
     ) -> None:
         if budgets is None:
             budgets = load_budgets(settings.budgets) if settings.budgets else ()
+        self._router: Router | None = None
         self.prices = PriceBook(settings.prices)
         self.summary = Summary()
         self.ledger = Ledger(self.prices)
         self._spending = Ledger(_AtHand(self.prices))
-        self.budgets = Budgets(budgets, account=self._spent, publish=publish)
+        self.budgets = Budgets(budgets, account=self._spent, publish=self._publish)
         listed = self.budgets.budgets
         self._count_money = any(budget.usd is not None for budget in listed)
         if self._count_money and any(budget.on_exceeded == "raise" for budget in listed):
             self.prices.load()  # while wiring: the first call is to be refused as exactly as the last
 
-    def listen(self, router: Router, *, observed: bool) -> None:
+    def _publish(self, name: str, data: dict[str, Any]) -> None:
+        if self._router is not None:
+            self._router.publish(name, data)
+
+    def listen(self, router: Router, *, observed: bool, pumped: bool) -> None:
         """Count what is spent where it is told, answer who asks, and load the prices in the background, if for anybody.
 
         Now, and not with the first call: a list that must be compiled first stops the whole process for a fifth of a
-        second, which an agent at work would feel.
+        second, which an agent at work would feel. Where no pump runs, what waited for it is counted right then.
         """
+        self._router = router
         router.answer(BudgetCheck)(self.budgets.answer)
         if self.budgets.budgets:
             router.subscribe(self._spending.judge, LlmRequest, CacheHit, priority=-999_999)
             router.subscribe(self.budgets, LlmResponse, AgentStart, AgentEnd, priority=-999_999)
-        if observed or self._count_money:
+        if self._count_money and not pumped:
+            threading.Thread(target=self._load, name="otel-agentbus-budgets", daemon=True).start()
+        elif observed or self._count_money:
             self.prices.load_in_background()
+
+    def _load(self) -> None:
+        self.prices.load()
+        self.budgets.settle()
 
     def enter(self, event: Event) -> Event:
         """Give the event its account; in the background, where the first model call waits for the price list."""
@@ -77,11 +88,14 @@ class Accounting:
         self.budgets.settle()
         return event
 
-    def print_summary(self) -> None:
-        """Say on standard error what was used, and how the budgets stand; nothing where nothing has happened."""
+    def print_summary(self, dropped: int) -> None:
+        """Say on standard error what was used, and how the budgets stand; nothing where nothing has happened.
+
+        Events that were dropped were never counted: how many these are is said, too.
+        """
         from .telemetry.summary_table import print_summary  # it is made with rich, for those who want to see it
 
-        print_summary(self.summary.read(), budgets=self.budgets.used())
+        print_summary(self.summary.read(), budgets=self.budgets.used(), dropped=dropped)
 
     def quote(self, event: LlmResponse) -> Account:
         """What the call costs by itself, as far as that can be said at once; it is entered nowhere."""
@@ -91,13 +105,15 @@ class Accounting:
             return account._replace(cost_usd=cost, cost_status=status)
         return account
 
-    def after_fork(self) -> None:
+    def after_fork(self, *, pumped: bool) -> None:
         """In the child: nothing of what the parent has spent."""
         self.prices.after_fork()
         self.ledger.forget()
         self._spending.forget()
         self.budgets.after_fork()
         self.summary.forget()
+        if self._count_money and not pumped and not self.prices.ready:
+            threading.Thread(target=self._load, name="otel-agentbus-budgets", daemon=True).start()
 
     def _spent(self, event: LlmResponse) -> Spent | None:
         """What the call used; None while the price list is not loaded. A model's first price takes a third of a ms."""

@@ -1,10 +1,10 @@
-"""Budgets from a file: `[[budget]]` tables in TOML, with the same keys as `Budget` has arguments."""
+"""Budgets as they are given: as arguments, or by a file of `[[budget]]` tables in TOML, with the same keys."""
 
 from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,30 @@ from .errors import ConfigurationError
 from .spending import Budget, problem_of
 from .values import quoted
 
+_AS_ARGUMENT = 'give a list of Budget objects, such as [Budget("daily", usd=20, window="1d")]'
 _KEYS = tuple(field.name for field in fields(Budget))
+
+
+def checked_budgets(budgets: object) -> tuple[Budget, ...]:
+    """The budgets that were given as an argument: any number of them, or one alone.
+
+    Raises:
+        ConfigurationError: something there is no budget, or two have one name.
+
+    """
+    if isinstance(budgets, Budget):
+        return (budgets,)
+    if isinstance(budgets, (str, bytes, Mapping)) or not isinstance(budgets, Iterable):
+        raise ConfigurationError(f"budgets is {quoted('budgets', budgets)}: {_AS_ARGUMENT}.")
+    given = tuple(budgets)
+    for budget in given:
+        if not isinstance(budget, Budget):
+            raise ConfigurationError(f"One of budgets is {quoted('budgets', budget)}: {_AS_ARGUMENT}.")
+    names = [budget.name for budget in given]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ConfigurationError(f"Two budgets have the name {twice!r}: give each a name of its own.")
+    return given
 
 
 def load_budgets(path: str | Path) -> tuple[Budget, ...]:

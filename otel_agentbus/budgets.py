@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import copy
 import logging
-import math
 import threading
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from .blocks import clock, surrounding
-from .budget_check import BudgetCheck, BudgetCheckResult, BudgetState, here, state_of
-from .budget_file import load_budgets
-from .errors import BudgetExceeded, ConfigurationError
+from .budget_check import BudgetCheck, BudgetCheckResult, BudgetState, here, refuse_wrong, state_of
+from .budget_file import checked_budgets, load_budgets
+from .budget_memory import Nameless, is_free, mark_of, remember
+from .errors import BudgetExceeded
 from .events import AgentEnd, AgentStart, Event, LlmResponse
 from .invocation import Invocation, text
-from .spending import SCOPES, Budget, Meter, Reached, Spent, Where, money
+from .metering import SCOPES, Meter, Reached, Scope
+from .spending import Budget, Spent, Where, money
 
 _log = logging.getLogger("otel_agentbus.budgets")
 
 #: The name of the event that tells of a threshold.
 THRESHOLD_HIT = "budget_threshold_hit"
-#: So many of the last calls are known again when they are told again (twice as many at most).
-REMEMBERED = 32_768
 #: So many calls may wait for a price that is not at hand; beyond it the oldest counts as one without a price.
 UNSETTLED = 65_536
 
@@ -41,24 +40,20 @@ class Budgets:
     Calls whose price is not at hand wait until `settle()` is called, or a check or a refusal needs them.
 
     Args:
-        budgets: what may be spent; no two of one name.
-        account: what a call used, told at once or not at all; `Spent(0, 0.0)` where it was told before as another.
+        budgets: what may be spent; no two of one name. One alone may be given as it is.
+        account: what a telling of a call adds, told at once or not at all; `Spent(0, 0.0)` where all was told before.
         publish: how a threshold is told, as `Router.publish`.
         price: as `account`, and may take its time; None only where no price can be had yet. Defaults to `account`.
 
     Raises:
-        ConfigurationError: two budgets have one name.
+        ConfigurationError: two budgets have one name, or something there is no budget.
 
     """
 
     def __init__(
-        self, budgets: Iterable[Budget], *, account: Account, publish: Publish, price: Account | None = None
+        self, budgets: Iterable[Budget] | Budget, *, account: Account, publish: Publish, price: Account | None = None
     ) -> None:
-        self.budgets = tuple(budgets)
-        names = [budget.name for budget in self.budgets]
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice is not None:
-            raise ConfigurationError(f"Two budgets have the name {twice!r}: give each a name of its own.")
+        self.budgets = checked_budgets(budgets)
         self._account = account
         self._price = price or account
         self._publish = publish
@@ -73,10 +68,12 @@ class Budgets:
         self._is_working = self._is_settling = False
         self._work: deque[Callable[[], list[Hit]]] = deque()
         self._unsettled: deque[tuple[LlmResponse, Where]] = deque()
-        self._seen: tuple[set[int], set[int]] = set(), set()
-        self._nameless: str | None = None
+        self._unpriced: OrderedDict[int, tuple[Scope, ...]] = OrderedDict()
+        self._guessed: OrderedDict[int, None] = OrderedDict()
+        self._nameless = Nameless()
         self._meters = tuple(Meter(budget, SCOPES) for budget in self.budgets)
         self._strict = tuple(meter for meter in self._meters if meter.budget.on_exceeded == "raise")
+        self._used = {budget.name: 0.0 for budget in self.budgets}
         self.overflowed = 0
 
     # -- what was spent ------------------------------------------------------------------------------------------------
@@ -91,37 +88,46 @@ class Budgets:
             self._end(event)
 
     def _hear(self, event: LlmResponse) -> None:
-        if not self._is_new(event):
-            return
-        spent = _guarded(self._account, event)
+        spent = self._judged(self._account, event)
         where = self._where(event)
         if spent is None:
             self._shelve(event, where)
         else:
             self._tell(self._add(event, where, spent))
 
-    def _is_new(self, event: LlmResponse) -> bool:
-        """Whether this call was not told before: by its id in its run or, without one, by the event's number."""
-        if event.call_id is not None:
-            key: tuple[object, ...] = (event.root_invocation_id, event.invocation_id, event.attempt, event.call_id)
-        elif event.seq is not None:
-            key = (event.source, event.seq)
-        else:
-            return True
-        mark = _mark(key)
-        with self._lock:
-            young, old = self._seen
-            if mark in young or mark in old:
-                return False
-            young.add(mark)
-            if len(young) >= REMEMBERED:
-                self._seen = set(), young
-            return True
+    def _judged(self, account: Account, event: LlmResponse) -> Spent | None:
+        """What this telling adds. A call of which no account could be had is not counted again when told again."""
+        if self._guessed and mark_of(event) in self._guessed:
+            return Spent(0, 0.0)
+        try:
+            return account(event)
+        except Exception:  # noqa: BLE001 - isolation: a call that cannot be priced is counted as one without a price
+            _log.warning("A model call could not be priced", exc_info=True)
+            return self._guess(event)
+
+    def _guess(self, event: LlmResponse) -> Spent:
+        """The call's tokens as they were told, and no price."""
+        mark = mark_of(event)
+        if mark is not None:
+            with self._lock:
+                remember(self._guessed, mark, None)
+        counts = (event.input_tokens, event.output_tokens)
+        return Spent(sum(count for count in counts if isinstance(count, int) and count > 0), None)
 
     def _add(self, event: LlmResponse, where: Where, spent: Spent) -> list[Hit]:
         """Add it to all its scopes; gives the thresholds to be told, once the lock is left."""
-        tokens, usd = spent.tokens, money(spent.usd)
-        return self._do(lambda: [(event, hit) for meter in self._meters for hit in meter.add(where, tokens, usd)])
+        return self._do(lambda: self._count(event, where, spent))
+
+    def _count(self, event: LlmResponse, where: Where, spent: Spent) -> list[Hit]:
+        usd = money(spent.usd)
+        if usd is not None and self._unpriced and (usd or is_free(event)):  # told before without a price, perhaps
+            for scope in self._unpriced.pop(mark_of(event) or 0, ()):
+                scope.unpriced -= 1
+        reached = [(event, hit) for meter in self._meters for hit in meter.add(where, spent.tokens, usd)]
+        if usd is None and (mark := mark_of(event)) is not None:
+            scopes = (meter.look(where) for meter in self._meters)
+            remember(self._unpriced, mark, tuple(scope for scope in scopes if scope is not None))
+        return reached
 
     def _do(self, work: Callable[[], list[Hit]]) -> list[Hit]:
         """Change the meters, one piece of work after the other; gives the thresholds that were reached."""
@@ -139,7 +145,7 @@ class Budgets:
 
     def _where(self, event: LlmResponse) -> Where:
         return Where(
-            text(event.root_invocation_id or self._nameless or f"{event.source}:{event.seq}"),
+            text(event.root_invocation_id or self._nameless.root or f"{event.source}:{event.seq}"),
             event.time_ns if isinstance(event.time_ns, int) else clock.time_ns(),
             _said(event.agent),
             _said(event.model),
@@ -150,17 +156,23 @@ class Budgets:
 
     def _begin(self, event: AgentStart) -> None:
         root = event.root_invocation_id
-        if root is None:  # a producer that gives no ids: from here to its end, all is one run
-            self._nameless = f"{event.source}:{event.seq}"
+        if root is None:
+            with self._lock:
+                over = self._nameless.begin(event)
+            self._leave(over)
         elif event.invocation_id == root:
             self._tell(self._do(lambda: self._note(root, over=False)))
 
     def _end(self, event: AgentEnd) -> None:
         root = event.root_invocation_id
         if root is None:
-            root, self._nameless = self._nameless, None
+            with self._lock:
+                root = self._nameless.end(event)
         elif event.invocation_id != root:
             return
+        self._leave(root)
+
+    def _leave(self, root: str | None) -> None:
         if root is not None:
             self._tell(self._do(lambda: self._note(root, over=True)))
 
@@ -190,7 +202,7 @@ class Budgets:
                 return []
             self.overflowed += 1
             event, where = self._unsettled.popleft()
-            return self._add(event, where, _plainly(event))
+            return self._add(event, where, self._guess(event))
 
     def settle(self) -> None:
         """Count the calls that waited for their price, as far as that can be had now."""
@@ -209,7 +221,7 @@ class Budgets:
         try:
             while self._unsettled:
                 event, where = self._unsettled[0]
-                spent = _guarded(self._price, event)
+                spent = self._judged(self._price, event)
                 if spent is None:
                     return False
                 reached += self._add(event, where, spent)
@@ -307,9 +319,9 @@ class Budgets:
             ValueError: an amount is negative, or no number.
 
         """
-        if not (0 <= usd < math.inf and 0 <= tokens < math.inf):
-            raise ValueError(f"what is to be spent must be 0 or more: usd={usd!r}, tokens={tokens!r}")
+        refuse_wrong(usd, tokens)
         self.settle()
+        unsettled = len(self._unsettled)
         now = here()
         where = Where(
             root_invocation_id or now.root,
@@ -322,7 +334,7 @@ class Budgets:
         )
         with self._lock:
             scopes = [meter.look(where) or meter.new(where) for meter in self._meters if meter.applies(where)]
-            states = tuple(state_of(scope, limit) for scope in scopes for limit in scope.meter.limits)
+            states = tuple(state_of(scope, limit, unsettled) for scope in scopes for limit in scope.meter.limits)
             allowed = all(scope.has_room(limit, usd, tokens) for scope in scopes for limit in scope.meter.limits)
         return BudgetCheckResult(allowed, states)
 
@@ -334,13 +346,13 @@ class Budgets:
 
     def used(self) -> dict[str, float]:
         """The share of each budget that is used, in the scope in use now, or just before, where it is highest."""
+        self._tell(self._do(self._look))
+        return dict(self._used)
+
+    def _look(self) -> list[Hit]:
         now_ns = clock.time_ns()
-        with self._lock:
-            living = {meter.budget.name: meter.living(now_ns) for meter in self._meters}
-        return {
-            name: max((scope.share(limit) for scope in scopes for limit in scope.meter.limits), default=0.0)
-            for name, scopes in living.items()
-        }
+        self._used = {meter.budget.name: meter.used(now_ns) for meter in self._meters}
+        return []
 
     def health(self) -> dict[str, int]:
         """How many scopes there are, how many were forgotten while in use, how many calls wait for their price."""
@@ -350,28 +362,6 @@ class Budgets:
             "unsettled": len(self._unsettled),
             "overflowed": self.overflowed,
         }
-
-
-def _guarded(account: Account, event: LlmResponse) -> Spent | None:
-    try:
-        return account(event)
-    except Exception:  # noqa: BLE001 - isolation: a call that cannot be priced is counted as one without a price
-        _log.warning("A model call could not be priced", exc_info=True)
-        return _plainly(event)
-
-
-def _mark(key: tuple[object, ...]) -> int:
-    """A number instead of four texts for each call that is remembered: nobody ever sees two alike."""
-    try:
-        return hash(key)
-    except TypeError:  # an id that is no text
-        return hash(repr(key))
-
-
-def _plainly(event: LlmResponse) -> Spent:
-    """The call's tokens as they were told, and no price."""
-    counts = (event.input_tokens, event.output_tokens)
-    return Spent(sum(count for count in counts if isinstance(count, int) and count > 0), None)
 
 
 def _said(value: object) -> str | None:
@@ -386,5 +376,6 @@ __all__ = [
     "BudgetState",
     "Budgets",
     "Spent",
+    "checked_budgets",
     "load_budgets",
 ]

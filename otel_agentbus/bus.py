@@ -15,7 +15,7 @@ from opentelemetry.trace import Tracer, TracerProvider
 from . import adapters, contract
 from .accounting import Accounting
 from .attachment import process
-from .budgets import Budget, BudgetCheckResult
+from .budgets import Budget, BudgetCheckResult, checked_budgets
 from .errors import ConfigurationError, UnreadableEvent
 from .events import Event
 from .invocation import Frame
@@ -52,10 +52,10 @@ class Bus:
         self,
         settings: Settings,
         pipeline: Pipeline,
+        accounting: Accounting,
         *,
         redact: Redact | None,
         on_error: OnError | None,
-        budgets: Iterable[Budget] | None = None,
         commit_times: CommitTimes | None = None,
     ) -> None:
         self.settings = settings
@@ -88,7 +88,7 @@ class Bus:
         #: The name of this bus in this process; a child of a fork has another.
         self.source = self._stamp.source
         #: The price list, the ledger of model calls and the summary.
-        self.accounting = Accounting(settings, budgets, self.publish)
+        self.accounting = accounting
         self.gate = self.accounting.budgets.gate
         sinks = (self._to_metrics, self._to_spans)
         self._pump = Pump(settings.queue_size, sinks, self._idle, prepare=self.accounting.enter)
@@ -120,7 +120,11 @@ class Bus:
         return self.router.once(*what, **options)
 
     def check_budget(self, **what: Any) -> BudgetCheckResult:
-        """Whether so much more (`usd=`, `tokens=`) may be spent by the run that is current; see `Budgets.check`."""
+        """Whether so much more may be spent here: `usd`, `tokens`, and where, if not by the run that is current.
+
+        Where: `agent`, `model`, `provider`, `channel`, `conversation_id`, `root_invocation_id`. What is known of the
+        costs decides, and the states say of how many calls it is not. ValueError: an amount is none.
+        """
         return self.accounting.budgets.check(**what)
 
     def ambient(self) -> Frame | None:
@@ -212,8 +216,9 @@ class Bus:
     def start(self) -> None:
         """Begin: listen to everything, start the background."""
         providers = self._outlet.pipeline.tracer_provider, self._outlet.pipeline.meter_provider
-        self.accounting.listen(self.router, observed=any(providers))  # budgets hold without telemetry, too
-        if not self.settings.sdk_disabled:
+        pumped = not self.settings.sdk_disabled
+        self.accounting.listen(self.router, observed=any(providers), pumped=pumped)  # budgets hold without telemetry
+        if pumped:
             self.router.subscribe(self._keeper(), priority=-1_000_000)
             self._pump.start()
             self._outlet.start()
@@ -260,7 +265,7 @@ class Bus:
     def _shut_down(self, now: float, timeout: float) -> bool:
         done = self._drain(now, timeout, SpanFeed.close)
         if self.settings.summary:
-            self.accounting.print_summary()
+            self.accounting.print_summary(sum(self.health()["events"]["dropped"].values()))
         done = self._outlet.close(now + timeout) and done
         if self._metrics is not None:
             self._metrics.close()
@@ -285,7 +290,7 @@ class Bus:
         self.source = self._stamp.source
         self.counts.clear()
         self._policy.after_fork()
-        self.accounting.after_fork()
+        self.accounting.after_fork(pumped=not self.settings.sdk_disabled)
         self._spans = self._tracer = None
         if self._metrics is not None:
             self._metrics.forget()
@@ -324,7 +329,7 @@ def connect(
     set_global: bool | None = None,
     validate: bool | None = None,
     instrument: str | tuple[str, ...] | list[str] | None = None,
-    budgets: Iterable[Budget] | None = None,
+    budgets: Iterable[Budget] | Budget | None = None,
     commit_times: CommitTimes | None = None,
     redact: Redact | None = None,
     on_error: OnError | None = None,
@@ -342,7 +347,8 @@ def connect(
         set_global: install the providers that we build as OpenTelemetry's global ones.
         validate: check every emitted event against the contract (for development; invalid ones are counted, not sent).
         instrument: the frameworks to observe: names such as "pydantic-ai", or "auto".
-        budgets: what may be spent, instead of what the file of AGENTBUS_BUDGETS says.
+        budgets: what may be spent, instead of what the file of AGENTBUS_BUDGETS says. One in US dollars that is to
+            raise waits here until the price list is loaded (a third of a second), to be exact from the first call on.
         commit_times: tells when a commit was made (seconds since the epoch or a datetime), for the deployments' lead
             time; called in the background with the commit's id.
         redact: called with the field's name and the scrubbed content wherever content is captured; returns what stays.
@@ -354,7 +360,7 @@ def connect(
         UnsupportedFramework: `instrument` names what cannot be instrumented.
 
     """
-    budgets = None if budgets is None else tuple(budgets)
+    budgets = None if budgets is None else checked_budgets(budgets)
     given = (tracer_provider, meter_provider, set_global, validate, _names(instrument), redact, on_error, settings)
     arguments = (*given, budgets, commit_times)
     with process.lock:
@@ -374,9 +380,10 @@ def connect(
         def pipeline() -> Pipeline:
             return build(chosen, tracer_provider=tracer_provider, meter_provider=meter_provider, set_global=set_global)
 
+        accounting = Accounting(chosen, budgets)  # before there is anything that a wrong file would leave behind
         instrumented = adapters.instrument(*chosen.instrument)
         try:
-            bus = Bus(chosen, pipeline(), redact=redact, on_error=on_error, budgets=budgets, commit_times=commit_times)
+            bus = Bus(chosen, pipeline(), accounting, redact=redact, on_error=on_error, commit_times=commit_times)
         except BaseException:
             instrumented.off()
             raise

@@ -1,13 +1,11 @@
-"""One budget: how it is declared, and the exact arithmetic of what was spent of it, by run or by window."""
+"""One budget as it is declared, and what its limits and the calls that use it come to in exact numbers."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, fields
-from datetime import UTC, datetime, timedelta
 from decimal import Context, Decimal
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -18,16 +16,10 @@ By = Literal["agent", "model", "provider", "channel", "conversation"]
 OnExceeded = Literal["tell", "raise"]
 Unit = Literal["usd", "tokens"]
 
-#: So many scopes of one budget are kept; beyond it those that are over go first, then those idle longest.
-SCOPES = 10_000
-#: How long a run that is over is still shown.
-LINGER_NS = 300_000_000_000
-
 _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 _WINDOW = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\s*([smhdw])")
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 #: Digits enough that no sum of prices is ever rounded: money is added as it is written, not as it is stored.
-_EXACT = Context(prec=80)
+EXACT = Context(prec=80)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,86 +161,7 @@ class Limit(NamedTuple):
     def of(cls, unit: Unit, amount: float, thresholds: tuple[float, ...]) -> Limit:
         """The limit with its thresholds."""
         bound = exact(amount)
-        return cls(unit, amount, bound, tuple((share, _EXACT.multiply(bound, exact(share))) for share in thresholds))
-
-
-class Reached(NamedTuple):
-    """A threshold that was reached by one call."""
-
-    scope: Scope
-    threshold: float
-    limit: Limit
-    spent: float
-    unpriced_calls: int
-
-
-#: A root's id, or the beginning of a window in nanoseconds.
-Place = str | int | None
-
-
-class Scope:
-    """What was spent of one budget in one run or window (of one agent, say)."""
-
-    __slots__ = ("_passed", "meter", "place", "tokens", "unpriced", "usd", "whose")
-
-    def __init__(self, meter: Meter, place: Place, whose: str | None) -> None:
-        self.meter = meter
-        self.place = place
-        self.whose = whose
-        self.usd = Decimal(0)
-        self.tokens = 0
-        self.unpriced = 0
-        self._passed = [0] * len(meter.limits)  # how many of the thresholds, limit by limit
-
-    def spent(self, limit: Limit) -> float:
-        """What was spent, as a number for people and JSON."""
-        return float(self.usd) if limit.unit == "usd" else self.tokens
-
-    def share(self, limit: Limit) -> float:
-        """How much of the limit that is."""
-        return self.spent(limit) / limit.amount
-
-    def is_over(self, limit: Limit) -> bool:
-        """Whether nothing is left."""
-        return (self.usd if limit.unit == "usd" else self.tokens) >= limit.bound
-
-    def has_room(self, limit: Limit, usd: float, tokens: int) -> bool:
-        """Whether something is left, and so much at least."""
-        after = _EXACT.add(self.usd, exact(usd)) if limit.unit == "usd" else self.tokens + tokens
-        return not self.is_over(limit) and after <= limit.bound
-
-    def add(self, tokens: int, usd: Decimal | None) -> Sequence[Reached]:
-        """Add a call; gives the thresholds that it reached, lower ones first."""
-        if usd is None:
-            self.unpriced += 1
-        else:
-            self.usd = _EXACT.add(self.usd, usd)
-        self.tokens += tokens
-        reached: Sequence[Reached] = ()
-        for number, limit in enumerate(self.meter.limits):
-            so_far = self.usd if limit.unit == "usd" else self.tokens
-            passed = self._passed[number]
-            if passed < len(limit.steps) and so_far >= limit.steps[passed][1]:
-                reached = (*reached, *self._passes(number, limit, so_far))
-        return sorted(reached, key=lambda found: found.threshold) if len(reached) > 1 else reached
-
-    def _passes(self, number: int, limit: Limit, so_far: Decimal | int) -> Iterator[Reached]:
-        for threshold, step in limit.steps[self._passed[number] :]:
-            if so_far < step:
-                return
-            self._passed[number] += 1
-            yield Reached(self, threshold, limit, self.spent(limit), self.unpriced)
-
-    def told(self) -> dict[str, Any]:
-        """Which scope it is, in the words of events and errors."""
-        said: dict[str, Any] = {}
-        if isinstance(self.place, int):
-            said["window_start"] = _moment(self.place)
-        else:
-            said["root_invocation_id"] = self.place
-        if self.meter.budget.by is not None:
-            said[self.meter.budget.by] = self.whose
-        return said
+        return cls(unit, amount, bound, tuple((share, EXACT.multiply(bound, exact(share))) for share in thresholds))
 
 
 def money(usd: float | None) -> Decimal | None:
@@ -259,120 +172,3 @@ def money(usd: float | None) -> Decimal | None:
 def exact(number: float) -> Decimal:
     """A number as it is written: 0.1 is a tenth."""
     return Decimal(number) if isinstance(number, int) else Decimal(repr(float(number)))
-
-
-def _moment(time_ns: int) -> str:
-    try:
-        return (_EPOCH + timedelta(microseconds=time_ns // 1_000)).isoformat().replace("+00:00", "Z")
-    except OverflowError:
-        return f"{time_ns} ns"
-
-
-class Meter:
-    """All that was spent of one budget. Not locked: whoever uses it sees to that, but for reading."""
-
-    def __init__(self, budget: Budget, most: int = SCOPES) -> None:
-        self.budget = budget
-        self.limits = budget.limits
-        self.window_ns = budget.window_ns
-        #: Scopes that were still in use when they had to make room: what was spent there is forgotten.
-        self.dropped = 0
-        self.size = 0
-        self._most = most
-        self._places: OrderedDict[Place, OrderedDict[str | None, Scope]] = OrderedDict()
-        self._ended: OrderedDict[Place, int] = OrderedDict()
-        self._latest: int | None = None
-
-    def place_of(self, where: Where) -> Place:
-        """The run or the window."""
-        length = self.window_ns
-        return where.root if length is None else where.time_ns // length * length
-
-    def whose(self, where: Where) -> str | None:
-        """The agent (say) that it is split by."""
-        by = self.budget.by
-        return None if by is None else getattr(where, by)
-
-    def applies(self, where: Where) -> bool:
-        """Whether it can be told what would be spent there: a budget by model does not bind what names no model."""
-        return self.budget.by not in {"model", "provider"} or self.whose(where) is not None
-
-    def look(self, where: Where) -> Scope | None:
-        """The scope there, if anything was spent in it."""
-        scopes = self._places.get(self.place_of(where))
-        return None if scopes is None else scopes.get(self.whose(where))
-
-    def new(self, where: Where) -> Scope:
-        """What that scope is before anything is spent in it; it is not kept."""
-        return Scope(self, self.place_of(where), self.whose(where))
-
-    def add(self, where: Where, tokens: int, usd: Decimal | None) -> Sequence[Reached]:
-        """Add a call; gives the thresholds that it reached, lower ones first."""
-        place, whose = self.place_of(where), self.whose(where)
-        scopes = self._places.get(place)
-        if scopes is None:
-            scopes = self._places[place] = OrderedDict()
-            if isinstance(place, int):
-                self._latest = place if self._latest is None else max(self._latest, place)
-        else:
-            self._places.move_to_end(place)
-        scope = scopes.get(whose)
-        if scope is None:
-            scope = scopes[whose] = Scope(self, place, whose)
-            self.size += 1
-            if self.size > self._most:
-                self._make_room(place)
-        else:
-            scopes.move_to_end(whose)
-        return scope.add(tokens, usd)
-
-    def end(self, root: str, at_ns: int) -> None:
-        """A run is over: what was spent in it stays as long as there is room, because calls may be told late."""
-        if self.window_ns is None:
-            self._ended[root] = at_ns
-            if len(self._ended) > self._most:
-                gone, _ = self._ended.popitem(last=False)
-                self.size -= len(self._places.pop(gone, ()))
-
-    def revive(self, root: str) -> None:
-        """The run goes on."""
-        self._ended.pop(root, None)
-
-    def _lives(self, place: Place) -> bool:
-        """Whether more is expected to be spent there."""
-        return place not in self._ended if self.window_ns is None else place == self._latest
-
-    def _make_room(self, used: Place) -> None:
-        place = self._first_ended(used)
-        if place is None:
-            place = next(iter(self._places))
-        if self._lives(place):
-            self.dropped += 1
-        scopes = self._places[place]
-        scopes.popitem(last=False)
-        self.size -= 1
-        if not scopes:
-            del self._places[place]
-
-    def _first_ended(self, used: Place) -> Place:
-        """The run that has ended first, of those of which something is kept."""
-        if used in self._ended:
-            self._ended.move_to_end(used)
-        for place in list(self._ended):
-            if place == used:
-                break
-            if place in self._places:
-                return place
-            del self._ended[place]
-        return None
-
-    def living(self, now_ns: int) -> list[Scope]:
-        """The scopes in use now: those of runs that have not ended, or only just, or of the window that is now.
-
-        Metrics are collected now and then: a run that is over by then is to be seen, too.
-        """
-        length = self.window_ns
-        if length is not None:
-            return list(self._places.get(now_ns // length * length, {}).values())
-        over = {place for place, at_ns in self._ended.items() if now_ns - at_ns > LINGER_NS}
-        return [scope for place in self._places.keys() - over for scope in self._places[place].values()]

@@ -27,6 +27,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import DEFAULT_ON, Sampler
 
+from .accounting import Accounting
 from .attachment import Attached, process
 from .blocks import Runtime, clock, install, installed
 from .budgets import Budget
@@ -153,9 +154,9 @@ def capture(
     bus = Bus(
         chosen,
         pipeline,
+        Accounting(chosen, None if isinstance(budgets, str) else budgets),
         redact=redact,
         on_error=lambda *failure: failures.append(failure),
-        budgets=None if isinstance(budgets, str) else budgets,
         commit_times=commit_times,
     )
     if budgets is not None:

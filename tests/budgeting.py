@@ -13,6 +13,7 @@ from otel_agentbus.events import AgentEnd, AgentStart, DomainEvent, Event, LlmRe
 from otel_agentbus.invocation import Frame
 from otel_agentbus.router import Router
 from otel_agentbus.stamping import Stamp
+from otel_agentbus.telemetry.ledger import Ledger
 
 #: Midnight of 14 November 2023, UTC.
 MIDNIGHT = 1_699_920_000_000_000_000
@@ -24,6 +25,18 @@ _numbers = itertools.count()
 def told(event: LlmResponse) -> Spent | None:
     """What the event itself says."""
     return Spent((event.input_tokens or 0) + (event.output_tokens or 0), event.cost_usd)
+
+
+def booked() -> Account:
+    """What a new ledger says: each call once, however often it is told, at the price that the event says."""
+    ledger = Ledger()
+
+    def account(event: LlmResponse) -> Spent:
+        made = ledger.judge(event)
+        cost = 0.0 if made.duplicate and made.cost_usd is None else made.cost_usd
+        return Spent((made.usage.input or 0) + (made.usage.output or 0), cost)
+
+    return account
 
 
 def call(
@@ -57,7 +70,8 @@ def call(
 class Told:
     """Budgets by themselves, with all that they publish."""
 
-    def __init__(self, *budgets: Budget, account: Account = told, price: Account | None = None) -> None:
+    def __init__(self, *budgets: Budget, account: Account | None = None, price: Account | None = None) -> None:
+        account = account or booked()
         self.published: list[tuple[str, dict[str, Any]]] = []
         self.budgets = Budgets(
             budgets, account=account, price=price, publish=lambda name, data: self.published.append((name, data))

@@ -144,11 +144,12 @@ A call whose cost is not known adds nothing to it, for unknown is not 0; it is c
 | reason | why there is no cost |
 |---|---|
 | `unknown_model`, `unknown_provider` | no price list knows it; a line in `AGENTBUS_PRICES` helps |
-| `no_usage` | nobody told how many tokens the call used (one that failed before it used any is not counted) |
+| `no_usage` | nobody told its tokens (a call that failed before it used any is not counted) |
 | `invalid_usage` | what was told cannot be true: less than 0, more than {max_tokens:,} tokens |
 | `no_price_source` | neither the extra `prices` is installed nor is there a price file |
 
-So what was spent is exact where `agentbus.cost.unpriced_calls` is 0, and the least that it can be where it is not.
+So what was spent is exact where `agentbus.cost.unpriced_calls` and `agentbus.events.dropped` are 0, and the least that
+it can be where they are not.
 
 **Bounds.** No id, path or free text is ever an attribute. A name is cut at {length} characters. Each attribute shows as
 many different values as the table of attributes says; all later ones become `other` (errors: `_OTHER`), and so do all

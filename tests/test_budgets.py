@@ -6,6 +6,7 @@ import gc
 import os
 import sys
 import threading
+import tracemalloc
 from collections.abc import Callable
 from fractions import Fraction
 from random import Random
@@ -13,13 +14,13 @@ from typing import Any, Self
 
 import pytest
 
-from otel_agentbus import agent, budgets, spending
+from otel_agentbus import agent, budget_memory, budgets, metering, spending
 from otel_agentbus.blocks import clock
-from otel_agentbus.budgets import Budget, Budgets, Spent
+from otel_agentbus.budgets import Budget, Budgets, Spent, checked_budgets
 from otel_agentbus.errors import ConfigurationError
 from otel_agentbus.events import AgentEnd, AgentStart, LlmResponse
 
-from .budgeting import DAY, MIDNIGHT, Told, call, small_bus, told
+from .budgeting import DAY, MIDNIGHT, Told, booked, call, small_bus, told
 
 A_TIME = 'set it to a time such as "90s", "15m", "1h" or "1d", or to a number of seconds above 0.'
 
@@ -80,6 +81,33 @@ def test_a_budget_needs_a_name(name: Any) -> None:
 def test_two_budgets_cannot_have_one_name() -> None:
     with pytest.raises(ConfigurationError, match=r"^Two budgets have the name 'b': give each a name of its own\.$"):
         Told(Budget("b", usd=1), Budget("a", usd=1), Budget("b", tokens=1))
+
+
+@pytest.mark.parametrize(
+    ("given", "beginning"),
+    [
+        (5, "budgets is 5"),
+        (None, "budgets is None"),
+        ("daily", "budgets is 'daily'"),
+        ({"name": "x"}, "budgets is {'name': 'x'}"),
+        (["x"], "One of budgets is 'x'"),
+        ([Budget("b", usd=1), None], "One of budgets is None"),
+        ([{"name": "x"}], "One of budgets is {'name': 'x'}"),
+    ],
+    ids=str,
+)
+def test_what_is_no_list_of_budgets_is_refused_in_one_sentence(given: Any, beginning: str) -> None:
+    for make in (checked_budgets, lambda budgets: Budgets(budgets, account=told, publish=lambda *_: None)):
+        with pytest.raises(ConfigurationError) as refused:
+            make(given)
+        remedy = 'give a list of Budget objects, such as [Budget("daily", usd=20, window="1d")].'
+        assert str(refused.value) == f"{beginning}: {remedy}"
+
+
+def test_any_number_of_budgets_may_be_given_or_one_alone() -> None:
+    one, two = Budget("a", usd=1), Budget("b", usd=1)
+    assert [checked_budgets(given) for given in (one, [one, two], iter([two]), ())] == [(one,), (one, two), (two,), ()]
+    assert Budgets(one, account=told, publish=lambda *_: None).budgets == (one,)
 
 
 def test_a_budget_is_frozen_and_says_what_it_is() -> None:
@@ -149,7 +177,7 @@ def test_money_is_added_as_it_is_written() -> None:
 def test_two_hundred_thousand_calls_are_summed_without_any_rounding() -> None:
     random = Random(3)
     prices = [random.choice((1e-9, 0.1, 3e-7, 1.1e-5, 7.77, 1e5)) * random.random() for _ in range(1000)]
-    meter = spending.Meter(Budget("b", usd=1e15))
+    meter = metering.Meter(Budget("b", usd=1e15))
     where = spending.Where("r", 0, None, None, None, None, None)
     for _ in range(200):
         for price in prices:
@@ -208,6 +236,63 @@ def test_what_is_no_run_at_all_is_one_by_itself_or_lies_between_a_start_and_an_e
     assert seen.hits[1:] == [("b", "s:4", 1.0, 12)]
 
 
+def nameless(*steps: str | int) -> list[LlmResponse | AgentStart | AgentEnd]:
+    """What a producer without ids tells: "+a" where agent a starts, "-a" where it ends, and the tokens of a call."""
+    made: list[LlmResponse | AgentStart | AgentEnd] = []
+    for number, step in enumerate(steps):
+        if isinstance(step, int):
+            made.append(call(0, step, root=None, source="s", seq=number))
+        else:
+            kind = AgentStart if step[0] == "+" else AgentEnd
+            made.append(kind(agent=step[1:] or None, source="s", seq=number))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("steps", "hits"),
+    [
+        (["+a", 90, "+b", 5, "-b", 5, 5, "-a"], [("b", "s:0", 1.0, 100)]),
+        (["+", 90, "+", 5, "-", 5, 5, "-"], [("b", "s:0", 1.0, 100)]),
+        (["+a", 90, "+b", "-b", "-a", 90, "+a", 10], []),
+        (["+a", 90, "+b", 5, "+a", 10], []),  # cut off: a begins anew
+        (["+a", 90, "+b", 5, "-a", 10], []),
+        (["+a", 90, "-x", 10], []),
+        (["-a", "+a", "-b", "-b", "+b", 99], []),
+    ],
+    ids=str,
+)
+def test_runs_without_ids_lie_one_in_the_other(steps: list[Any], hits: list[Any]) -> None:
+    assert Told(Budget("b", tokens=100, thresholds=(1,)))(*nameless(*steps)).hits == hits
+
+
+def test_a_run_without_ids_that_was_cut_off_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clock, "time_ns", lambda: MIDNIGHT)
+    seen = Told(Budget("b", tokens=100))(*nameless("+a", 90, "+a", 10))
+    assert seen.budgets.used() == {"b": 0.9}
+    monkeypatch.setattr(clock, "time_ns", lambda: MIDNIGHT + metering.LINGER_NS + 1)
+    assert seen.budgets.used() == {"b": 0.1}
+
+
+def test_runs_without_ids_that_never_end_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget_memory, "NESTED", 3)
+    seen = Told(Budget("b", tokens=100, thresholds=(1,)))
+    seen(*nameless(*"+" * 3, 99, "+", 99, "-", "-", 1))
+    assert seen.hits == [("b", "s:1", 1.0, 100)]
+
+
+@pytest.mark.parametrize(("by", "names"), [("provider", ["openai", "OpenAI", " openai "]), ("model", ["m", "m", "m"])])
+def test_one_provider_is_one_however_it_is_written(by: Any, names: list[str]) -> None:
+    seen = Told(Budget("b", tokens=10, by=by, thresholds=(1,)))
+
+    def named(name: str) -> dict[str, Any]:
+        return {by: name}
+
+    seen(*(call(0, 5, **named(name)) for name in (*names, "", "M")))
+    assert seen.published[0][1]["scope"] == {"root_invocation_id": "r", by: names[0]}
+    states = [seen.budgets.check(root_invocation_id="r", **named(name)).states[0] for name in (*names, "M")]
+    assert [state.spent for state in states] == [15, 15, 15, 5]
+
+
 def test_a_call_that_is_told_again_counts_once() -> None:
     seen = Told(Budget("b", tokens=10, window=60, thresholds=(1,)))
     same = call(0, 5, id="c1")
@@ -230,16 +315,35 @@ def test_a_call_without_an_id_is_known_by_the_number_of_its_event() -> None:
     assert seen.budgets.check(now_ns=MIDNIGHT).states[0].spent == 4
 
 
-def test_the_memory_of_calls_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(budgets, "REMEMBERED", 10)
-    seen = Told(Budget("b", tokens=10, window=60))
-    first, *others = [call(0, 1) for _ in range(25)]
-    seen(first, *others[:9], first)
-    assert seen.budgets.check(now_ns=MIDNIGHT).states[0].spent == 10
-    seen(*others[9:], *others[-10:])
-    assert seen.budgets.check(now_ns=MIDNIGHT).states[0].spent == 25
-    seen(first)
-    assert seen.budgets.check(now_ns=MIDNIGHT).states[0].spent == 26
+def test_what_a_call_used_may_be_told_after_the_call_itself() -> None:
+    seen = Told(Budget("b", usd=1, tokens=100, thresholds=(1,)))
+    without = call(None, id="c1")
+    without.input_tokens = None
+    seen(without, call(None, 60, id="c1"), call(None, 60, id="c1"))
+    states = seen.budgets.check(root_invocation_id="r").states
+    assert [(state.spent, state.unpriced_calls) for state in states] == [(0.0, 1), (60, 1)]
+    seen(call(1.0, id="c1"), call(1.0, 60, id="c1"))
+    assert seen.hits == [("b", "r", 1.0, 1.0)]
+    states = seen.budgets.check(root_invocation_id="r").states
+    assert [(state.spent, state.unpriced_calls) for state in states] == [(1.0, 0), (60, 0)]
+
+
+@pytest.mark.parametrize(("cost", "unpriced"), [(0.5, [0, 1]), (0, [0, 1]), (None, [1, 1]), ("free", [1, 1])])
+def test_a_price_that_is_told_later_prices_the_call_where_it_was_counted(cost: Any, unpriced: list[int]) -> None:
+    seen = Told(Budget("run", usd=1), Budget("day", usd=1, window="1d"))
+    seen(call(None, 5, id="c1"), call(None, 5, id="c2", time_ns=MIDNIGHT + DAY))
+    seen(call(cost, 5, id="c1", time_ns=MIDNIGHT + DAY))  # told late: the next day
+    days = [seen.budgets.check(root_invocation_id="x", now_ns=MIDNIGHT + day * DAY).states[1] for day in (0, 1)]
+    assert [day.unpriced_calls for day in days] == unpriced
+    assert seen.budgets.check(root_invocation_id="r").states[0].unpriced_calls == sum(unpriced)
+
+
+def test_calls_whose_price_is_not_known_are_remembered_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget_memory, "REMEMBERED", 2)
+    seen = Told(Budget("b", usd=10))
+    seen(*(call(None, 5, id=f"c{number}") for number in range(3)), *(call(1.0, 5, id=f"c{n}") for n in range(3)))
+    state = seen.budgets.check(root_invocation_id="r").states[0]
+    assert (state.spent, state.unpriced_calls) == (3.0, 1)
 
 
 def test_what_the_ledger_has_counted_as_another_call_adds_nothing() -> None:
@@ -273,13 +377,14 @@ class Cold:
         self.loaded = False
         self.warm: set[str] = set()
         self.priced: list[str | None] = []
+        self._booked = booked()
 
     def account(self, event: LlmResponse) -> Spent | None:
-        return told(event) if event.model in self.warm else None
+        return self._booked(event) if event.model in self.warm else None
 
     def price(self, event: LlmResponse) -> Spent | None:
         self.priced.append(event.call_id)
-        return told(event) if self.loaded else None
+        return self._booked(event) if self.loaded else None
 
 
 def test_a_call_whose_price_is_not_at_hand_waits_and_is_neither_lost_nor_counted_twice() -> None:
@@ -288,7 +393,7 @@ def test_a_call_whose_price_is_not_at_hand_waits_and_is_neither_lost_nor_counted
     first, second = call(0, 4, id="c1"), call(0, 5, id="c2")
     seen(first, second, first)
     seen.budgets.settle()
-    assert (seen.hits, cold.priced, seen.budgets.health()["unsettled"]) == ([], ["c1"], 2)
+    assert (seen.hits, cold.priced, seen.budgets.health()["unsettled"]) == ([], ["c1"], 3)
     cold.loaded = True
     cold.warm.add("m")
     seen(call(0, 1, id="c3"))
@@ -297,8 +402,21 @@ def test_a_call_whose_price_is_not_at_hand_waits_and_is_neither_lost_nor_counted
     seen.budgets.settle()
     seen(first, second)
     assert seen.hits == [("b", "r", 0.1, 1), ("b", "r", 0.5, 5), ("b", "r", 1.0, 10)]
-    assert cold.priced == ["c1", "c1", "c2"]
+    assert cold.priced == ["c1", "c1", "c2", "c1"]
     assert seen.budgets.health()["unsettled"] == 0
+
+
+def test_a_check_says_how_many_calls_wait_for_the_price_list() -> None:
+    cold = Cold()
+    seen = Told(Budget("b", usd=1), account=cold.account, price=cold.price)
+    seen(call(0.75), call(0.75), call(0.75, root="other"))
+    result = seen.budgets.check(root_invocation_id="r")
+    assert result.allowed  # as far as is known
+    assert (result.states[0].spent, result.states[0].unpriced_calls, result.states[0].unsettled_calls) == (0.0, 0, 3)
+    cold.loaded = True
+    result = seen.budgets.check(root_invocation_id="r")
+    assert not result.allowed
+    assert (result.states[0].spent, result.states[0].unpriced_calls, result.states[0].unsettled_calls) == (1.5, 0, 0)
 
 
 def test_what_waits_for_its_price_holds_no_content() -> None:
@@ -315,11 +433,15 @@ def test_where_no_more_calls_can_wait_the_oldest_counts_without_a_price(monkeypa
     monkeypatch.setattr(budgets, "UNSETTLED", 3)
     cold = Cold()
     seen = Told(Budget("b", usd=10, tokens=100), account=cold.account, price=cold.price)
-    seen(*(call(1.0, 10, output_tokens=1) for _ in range(5)))
+    calls = [call(1.0, 10, output_tokens=1) for _ in range(5)]
+    seen(*calls)
     assert seen.budgets.health() == {"scopes": 1, "dropped_scopes": 0, "unsettled": 3, "overflowed": 2}
     usd, tokens = seen.budgets.check(root_invocation_id="r").states
     assert (usd.spent, usd.unpriced_calls, tokens.spent) == (0.0, 2, 22)
     cold.loaded = True
+    usd, tokens = seen.budgets.check(root_invocation_id="r").states
+    assert (usd.spent, usd.unpriced_calls, tokens.spent) == (3.0, 2, 55)
+    seen(*calls)  # all of it again
     usd, tokens = seen.budgets.check(root_invocation_id="r").states
     assert (usd.spent, usd.unpriced_calls, tokens.spent) == (3.0, 2, 55)
 
@@ -329,7 +451,8 @@ def test_a_price_that_cannot_be_found_out_is_not_known() -> None:
         raise RuntimeError("no such list")
 
     seen = Told(Budget("b", usd=1, tokens=100), account=broken)
-    seen(call(0.5, 60, output_tokens=20))
+    told_twice = call(0.5, 60, output_tokens=20)
+    seen(told_twice, told_twice)
     usd, tokens = seen.budgets.check(root_invocation_id="r").states
     assert (usd.spent, usd.unpriced_calls, tokens.spent) == (0, 1, 80)
 
@@ -579,7 +702,7 @@ def test_used_is_the_fullest_scope_in_use(monkeypatch: pytest.MonkeyPatch) -> No
     assert seen.budgets.used() == {"run": 0.9, "day": 0.4}
     seen(AgentEnd(invocation_id="r", root_invocation_id="r"))
     assert seen.budgets.used() == {"run": 0.9, "day": 0.4}  # whoever looks now and then is to see it, too
-    monkeypatch.setattr(clock, "time_ns", lambda: MIDNIGHT + spending.LINGER_NS + 1)
+    monkeypatch.setattr(clock, "time_ns", lambda: MIDNIGHT + metering.LINGER_NS + 1)
     assert seen.budgets.used() == {"run": 0.5, "day": 0.4}
     seen(AgentStart(invocation_id="r", root_invocation_id="r", attempt=2))
     assert seen.budgets.used() == {"run": 0.9, "day": 0.4}
@@ -595,8 +718,79 @@ def test_a_run_whose_calls_are_settled_after_its_end_is_not_in_use_for_long(monk
     cold.loaded = True
     seen.budgets.settle()
     assert seen.budgets.used() == {"b": 0.9}
-    monkeypatch.setattr(clock, "time_ns", lambda: MIDNIGHT + spending.LINGER_NS + 1)
+    monkeypatch.setattr(clock, "time_ns", lambda: MIDNIGHT + metering.LINGER_NS + 1)
     assert seen.budgets.used() == {"b": 0.0}
+
+
+def test_used_is_what_a_walk_over_all_runs_would_find(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = Random(5)
+    now = [0]
+    monkeypatch.setattr(clock, "time_ns", lambda: now[0])
+    monkeypatch.setattr(metering, "SPARE", 5)
+    seen = Told(Budget("b", tokens=1000, by="agent"))
+    spent: dict[tuple[str, str], int] = {}
+    over: dict[str, int] = {}
+    for _ in range(3000):
+        now[0] += random.randrange(metering.LINGER_NS // 20)
+        root, name = f"r{random.randrange(40)}", random.choice("ab")
+        match random.randrange(10):
+            case 0 | 1 | 2:
+                seen(AgentEnd(invocation_id=root, root_invocation_id=root))
+                over[root] = now[0]
+            case 3:
+                seen(AgentStart(invocation_id=root, root_invocation_id=root))
+                over.pop(root, None)
+            case 4 | 5:
+                living = [n for (r, _), n in spent.items() if now[0] - over.get(r, now[0]) <= metering.LINGER_NS]
+                assert seen.budgets.used() == {"b": max(living, default=0) / 1000}
+            case _:
+                tokens = random.randrange(20)
+                seen(call(0, tokens, root=root, agent=name))
+                spent[root, name] = spent.get((root, name), 0) + tokens
+
+
+def test_what_a_call_of_a_new_run_takes_does_not_grow_with_the_runs_that_are_over() -> None:
+    meter = metering.Meter(Budget("b", tokens=10**12), 10_000)
+
+    def run(number: int) -> None:
+        meter.add(spending.Where(f"r{number}", 1, None, None, None, None, None), 1, None)
+        meter.end(f"r{number}", 1)
+
+    for number in range(10_100):
+        run(number)
+    tracemalloc.start()
+    try:
+        for number in range(10_100, 10_110):
+            run(number)
+        assert tracemalloc.get_traced_memory()[1] < 40_000  # a list of all runs takes twice as much
+    finally:
+        tracemalloc.stop()
+
+
+def test_what_had_to_make_room_is_not_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budgets, "SCOPES", 2)
+    seen = Told(Budget("b", tokens=10))
+    seen(call(0, 9, root="r1"), call(0, 8, root="r2"))
+    assert seen.budgets.used() == {"b": 0.9}
+    seen(AgentEnd(invocation_id="r2", root_invocation_id="r2"), call(0, 1, root="r3"))
+    assert seen.budgets.used() == {"b": 0.9}
+    seen(call(0, 1, root="r3"), call(0, 1, root="r4"))
+    assert seen.budgets.used() == {"b": 0.2}
+
+
+def test_the_shares_that_were_surpassed_are_kept_within_bounds() -> None:
+    meter = metering.Meter(Budget("b", tokens=10**6), 20)
+    for number in range(5_000):
+        meter.add(spending.Where(f"r{number % 30}", 1, None, None, None, None, None), number % 7, None)
+        assert len(meter._heap) <= 2 * 20 + metering.SPARE
+    assert meter.size == 20
+
+
+def test_what_is_used_is_not_looked_for_in_the_middle_of_the_arithmetic() -> None:
+    seen = Told(Budget("b", tokens=10, by="agent"))
+    found: list[dict[str, float]] = []
+    seen(call(0, 1), call(0, 5, agent=Hook("a", lambda: found.append(seen.budgets.used()))))
+    assert (found, seen.budgets.used()) == ([{"b": 0.0}], {"b": 0.5})  # then what was found last, now what is
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

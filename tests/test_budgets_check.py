@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -72,10 +73,27 @@ def test_a_run_that_has_not_begun_has_all_of_its_budget() -> None:
     assert not seen.budgets.check(usd=0.2, now_ns=MIDNIGHT).allowed
 
 
-@pytest.mark.parametrize("amounts", [{"usd": -0.1}, {"usd": float("nan")}, {"tokens": -1}, {"usd": float("inf")}])
+@pytest.mark.parametrize(
+    "amounts",
+    [
+        {"usd": -0.1},
+        {"usd": float("nan")},
+        {"tokens": -1},
+        {"usd": float("inf")},
+        {"usd": None},
+        {"usd": "1"},
+        {"usd": True},
+        {"usd": Decimal("sNaN")},
+        {"tokens": "x"},
+        {"tokens": None},
+    ],
+    ids=str,
+)
 def test_an_amount_that_cannot_be_spent_is_refused(amounts: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must be 0 or more"):
         Told(Budget("run", usd=1)).budgets.check(**amounts)
+    with pytest.raises(ValueError, match="must be 0 or more"):
+        BudgetCheck(**amounts)
 
 
 def test_without_budgets_everything_is_allowed() -> None:

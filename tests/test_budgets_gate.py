@@ -122,6 +122,19 @@ def test_budgets_by_agent_and_model_refuse_that_agent_and_that_model_only(monkey
             spend(0.1, 5)
 
 
+@pytest.mark.parametrize("by", ["model", "provider"])
+def test_a_call_of_an_unknown_model_is_bound_by_no_budget_by_model(by: Any) -> None:
+    with small_bus(Budget("b", tokens=10, by=by, on_exceeded="raise")) as bus, agent("planner"):
+        for _ in range(3):
+            with llm() as block:
+                block.record(input_tokens=10)
+        assert bus.budgets.check().states == ()
+        with llm("m", provider="OpenAI") as block:
+            block.record(input_tokens=10)
+        with pytest.raises(BudgetExceeded, match=r", (model m|provider openai)\)\.$"), llm("m", provider="openai"):
+            pass
+
+
 def test_a_call_whose_price_was_not_at_hand_is_settled_before_the_next_one_begins() -> None:
     with small_bus(STRICT, account=lambda _: None, price=told), agent("planner"):
         spend(1.0)

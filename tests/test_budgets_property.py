@@ -14,7 +14,7 @@ from otel_agentbus.blocks import clock
 from otel_agentbus.budgets import Budget, BudgetExceeded, Spent
 from otel_agentbus.events import AgentEnd, LlmResponse
 
-from .budgeting import Told, call, told
+from .budgeting import Told, booked, call
 
 HOUR = 3_600 * 10**9
 
@@ -152,11 +152,11 @@ class Side:
         self.naive = [Naive(budget) for budget in declared_budgets]
         self.waiting: list[Call] = []
         self.expected: list[tuple[Any, ...]] = []
-        self.seen = Told(*declared_budgets, account=self.account, price=told)
+        self.price = booked()
+        self.seen = Told(*declared_budgets, account=self.account, price=self.price)
 
-    @staticmethod
-    def account(event: LlmResponse) -> Spent | None:
-        return None if event.attributes.get("cold") else told(event)
+    def account(self, event: LlmResponse) -> Spent | None:
+        return None if event.attributes.get("cold") else self.price(event)
 
     def count(self, step: Call) -> None:
         for model in self.naive:

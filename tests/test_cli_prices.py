@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from decimal import Context, FloatOperation, Inexact, Overflow, Rounded, localcontext
 from importlib.metadata import version
 from pathlib import Path
 
@@ -123,6 +124,7 @@ def test_the_users_own_price_file_is_the_source(tmp_path: Path) -> None:
             ("[bold]x", "--input", "1"),
             "The price of '[bold]x' is not known: its name does not say whose it is; say it with --provider.",
         ),
+        (("gpt-0",), "The price of 'gpt-0' is not known: the list has no price for it."),
     ],
 )
 def test_an_unknown_price_ends_with_one_and_says_what_to_do(arguments: tuple[str, ...], said: str) -> None:
@@ -165,6 +167,43 @@ def test_without_any_source_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) 
 )
 def test_a_wrong_argument_ends_with_two(arguments: tuple[str, ...]) -> None:
     assert run(*arguments).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("m", "--input", "2000000000"), "--input: 2,000,000,000 tokens are too many: no call has more than"),
+        (("m", "--cache-read", "1000000001"), "--cache-read: 1,000,000,001 tokens are too many: no call has more than"),
+        (("",), "MODEL: the name of a model is needed, such as gpt-5-mini"),
+        (("  ", "--provider", "openai"), "MODEL: the name of a model is needed, such as gpt-5-mini"),
+        (("m" * 257,), "MODEL: no model has a name of more than 256 characters"),
+        (("m", "--at", "0001-01-01T00:00:00+23:00"), "is not within the years 1 to 9999 in UTC"),
+        (("m", "--at", "9999-12-31T23:59-23:00"), "is not within the years 1 to 9999 in UTC"),
+    ],
+)
+def test_a_wrong_argument_is_told_by_what_is_wrong(arguments: tuple[str, ...], said: str) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert said in " ".join(result.output.replace("│", " ").split())
+    assert isinstance(result.exception, SystemExit)
+
+
+@pytest.mark.parametrize("at", ["0001-01-01T00:00", "9999-12-31T23:59"])
+def test_the_first_and_the_last_moment_are_moments(at: str) -> None:
+    assert run("gpt-5-mini", "--provider", "openai", "--input", "1000000000", "--at", at).exit_code == 0
+
+
+def test_the_arithmetic_is_not_rounded_by_what_the_application_makes_of_decimal_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "prices.toml"
+    path.write_text('[[price]]\nmodel = "m"\ninput = 12.3456\noutput = 0.000007\n', encoding="utf-8")
+    with localcontext(Context(prec=3, Emax=3, Emin=-3, traps=[Inexact, Rounded, FloatOperation, Overflow])):
+        result = run("m", "--input", "999999999", "--output", "7", AGENTBUS_PRICES=str(path))
+    assert result.exit_code == 0, result.output
+    assert lines(result)[-3:] == [
+        "999,999,999 input tokens x 12.3456 / 1,000,000 $12345.5999876544",
+        "7 output tokens x 0.000007 / 1,000,000 $0.000000000049",
+        "total $12345.599987654449",
+    ]
 
 
 def test_a_wrong_price_file_ends_with_two_and_says_where(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from decimal import Context, FloatOperation, Inexact, Overflow, Rounded, localcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from otel_agentbus.errors import ConfigurationError
 from otel_agentbus.events import LlmResponse
 from otel_agentbus.telemetry.pricing import Charge, PriceBook
-from otel_agentbus.telemetry.usage import Usage
+from otel_agentbus.telemetry.usage import Usage, usage_of
 
 USED = Usage(1_000_000, 100_000, None, None, None)
 
@@ -222,3 +223,79 @@ def test_a_file_that_is_not_there_or_cannot_be_decoded_is_told(tmp_path: Path) -
     (tmp_path / "latin.toml").write_bytes(b'[[price]]\nmodel = "\xff"\n')
     with pytest.raises(ConfigurationError, match=r"The price file .*latin.toml is not TOML"):
         PriceBook(tmp_path / "latin.toml")
+
+
+@pytest.mark.parametrize("traps", [[], [Inexact, Rounded, FloatOperation, Overflow]])
+def test_what_the_application_makes_of_decimal_numbers_does_not_change_a_price(
+    tmp_path: Path, traps: list[Any]
+) -> None:
+    with localcontext(Context(prec=3, Emax=3, Emin=-3, traps=traps)):
+        book = book_of(tmp_path, price(input="12.3456", output="0.000012345"), catalog=True)
+        assert charged(book, usage=Usage(10**6, 0, None, None, None)) == Charge(12.3456, "override")
+        found = book.explain("m", "p", input=999_999_999, output=7)
+    assert str(found.exact) == "12345.599987654486415"
+    assert found.usd == 12345.599987654486415
+
+
+@pytest.mark.parametrize("figure", ["0." + "9" * 70, "1e-70", "0." + "1" * 19])
+def test_a_price_of_too_many_places_is_refused_and_not_rounded(figure: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="it must be a price of at most 18 decimal places"):
+        book_of(tmp_path, price(input=figure))
+
+
+def test_zeros_at_the_end_are_no_places(tmp_path: Path) -> None:
+    book = book_of(tmp_path, price(input="0.25" + "0" * 70))
+    assert charged(book, usage=Usage(10**6, 0, None, None, None)) == Charge(0.25, "override")
+
+
+@pytest.mark.parametrize("moment", ["0001-01-01T00:00:00+23:00", "9999-12-31T23:59:00-23:00"])
+@pytest.mark.parametrize("key", ["from", "until"])
+def test_a_moment_beyond_all_years_is_told_in_a_sentence(key: str, moment: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        book_of(tmp_path, price(**{key: moment}))
+    assert str(caught.value) == (
+        f"The price file {tmp_path / 'prices.toml'}, [[price]] 1: {key} is {moment.replace('T', ' ')}: "
+        "it must be within the years 1 to 9999 in UTC"
+    )
+
+
+@pytest.mark.parametrize(
+    ("raw", "usd"),
+    [
+        (
+            {
+                "input_tokens": 1_000_000,
+                "output_tokens": 0,
+                "input_token_details": {
+                    "cache_read": 500_000,
+                    "cache_creation": 0,
+                    "ephemeral_5m_input_tokens": 300_000,
+                    "ephemeral_1h_input_tokens": 100_000,
+                },
+            },
+            0.1 * 1 + 0.5 * 0.1 + 0.3 * 1.25 + 0.1 * 2,
+        ),
+        (
+            {
+                "input_tokens": 1_000_000,
+                "output_tokens": 0,
+                "cache_read_tokens": 500_000,
+                "cache_write_tokens": 400_000,
+                "cache_write_1h_tokens": 100_000,
+            },
+            0.1 * 1 + 0.5 * 0.1 + 0.3 * 1.25 + 0.1 * 2,
+        ),
+        (
+            {"input_tokens": 1_000_000, "output_tokens": 0, "input_token_details": {"cache_read": 900_000}},
+            0.1 * 1 + 0.9 * 0.1,
+        ),
+    ],
+)
+def test_the_caches_discount_is_given_in_the_spellings_of_frameworks(
+    raw: dict[str, Any], usd: float, tmp_path: Path
+) -> None:
+    book = book_of(tmp_path, price(cache_read=0.1, cache_write=1.25, cache_write_1h=2))
+    event = LlmResponse(model_provider="p", model="m", duration=0.0, success=True, usage=raw)
+    charge = book.charge(event, usage_of(event))
+    assert charge.status == "override"
+    assert charge.usd == pytest.approx(usd, rel=1e-12)

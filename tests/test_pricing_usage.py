@@ -80,6 +80,112 @@ def used(usage: Any = None, **counts: Any) -> Usage:
             {"prompt_token_count": 100, "candidates_token_count": 5, "thoughts_token_count": None},
             Usage(100, 5, None, None, None),
         ),
+        # LangChain, whatever the provider: all of it is part of the input
+        (
+            {
+                "input_tokens": 1_000,
+                "output_tokens": 10,
+                "total_tokens": 1_010,
+                "input_token_details": {"cache_read": 900, "cache_creation": 0},
+                "output_token_details": {"reasoning": 5},
+            },
+            Usage(1_000, 10, 900, 0, 5),
+        ),
+        (  # of Anthropic, where it moves what was written to the time for which it is kept
+            {
+                "input_tokens": 1_000,
+                "output_tokens": 10,
+                "input_token_details": {
+                    "cache_read": 500,
+                    "cache_creation": 0,
+                    "ephemeral_5m_input_tokens": 300,
+                    "ephemeral_1h_input_tokens": 100,
+                },
+            },
+            Usage(1_000, 10, 500, 400, None),
+        ),
+        (  # of OpenAI in a service tier
+            {
+                "input_tokens": 1_000,
+                "output_tokens": 10,
+                "input_token_details": {"flex_cache_read": 900, "flex": 100},
+                "output_token_details": {"flex_reasoning": 5, "flex": 5},
+            },
+            Usage(1_000, 10, 900, None, 5),
+        ),
+        # pydantic-ai, now and before
+        (
+            {
+                "input_tokens": 1_000,
+                "cache_write_tokens": 50,
+                "cache_write_1h_tokens": 20,
+                "cache_read_tokens": 900,
+                "output_tokens": 10,
+                "output_reasoning_tokens": 5,
+                "input_audio_tokens": 3,
+                "details": {"input_tokens": 7},
+            },
+            Usage(1_000, 10, 900, 50, 5),
+        ),
+        (
+            {"request_tokens": 1_000, "response_tokens": 10, "details": {"reasoning_tokens": 5}},
+            Usage(1_000, 10, None, None, 5),
+        ),
+        # Vercel's SDK: 4, 6, and what its providers tell it; in 5 nobody knows what its input includes
+        ({"promptTokens": 100, "completionTokens": 10, "totalTokens": 110}, Usage(100, 10, None, None, None)),
+        (
+            {
+                "inputTokens": 1_000,
+                "inputTokenDetails": {"noCacheTokens": 40, "cacheReadTokens": 900, "cacheWriteTokens": 60},
+                "outputTokens": 10,
+                "outputTokenDetails": {"textTokens": 5, "reasoningTokens": 5},
+                "cachedInputTokens": 900,
+                "reasoningTokens": 5,
+            },
+            Usage(1_000, 10, 900, 60, 5),
+        ),
+        (
+            {
+                "inputTokens": {"total": 1_000, "noCache": 40, "cacheRead": 900, "cacheWrite": 60},
+                "outputTokens": {"total": 10, "text": 5, "reasoning": 5},
+            },
+            Usage(1_000, 10, 900, 60, 5),
+        ),
+        # Ollama
+        (
+            {"prompt_eval_count": 26, "eval_count": 259, "eval_duration": 4_709_213_000},
+            Usage(26, 259, None, None, None),
+        ),
+        # Cohere, in floats: what it bills, which has nothing to do with its cache, or else what it has used
+        (
+            {
+                "billed_units": {"input_tokens": 15.0, "output_tokens": 10.0},
+                "tokens": {"input_tokens": 215.0, "output_tokens": 12.0},
+                "cached_tokens": 128.0,
+            },
+            Usage(15, 10, None, None, None),
+        ),
+        (
+            {"tokens": {"input_tokens": 215.0, "output_tokens": 12.0}, "cached_tokens": 128.0},
+            Usage(215, 12, 128, None, None),
+        ),
+        # a whole answer, as LlamaIndex keeps it
+        (
+            {
+                "id": "x",
+                "choices": [{"index": 0}],
+                "usage": {
+                    "prompt_tokens": 1_000,
+                    "completion_tokens": 70,
+                    "prompt_tokens_details": {"cached_tokens": 900},
+                },
+            },
+            Usage(1_000, 70, 900, None, None),
+        ),
+        (
+            {"usage_metadata": {"prompt_token_count": 100, "candidates_token_count": 5}},
+            Usage(100, 5, None, None, None),
+        ),
         # nothing that says anything
         ({}, Usage(None, None, None, None, None)),
         ({"web_searches": 3, "something": {"else": 4}}, Usage(None, None, None, None, None)),
@@ -117,6 +223,11 @@ def test_a_sum_of_raw_counts_that_is_too_large_is_invalid() -> None:
     assert used({"input_tokens": MAX_TOKENS, "cache_read_input_tokens": 1}) == Usage(None, None, 1, None, None, 1)
 
 
+def test_a_part_that_was_not_written_stays_so() -> None:
+    raw = {"cache_creation_input_tokens": 0, "cache_creation": {"ephemeral_5m_input_tokens": 0}}
+    assert used({"input_tokens": 5, **raw}) == Usage(5, None, None, 0, None)
+
+
 @pytest.mark.parametrize("raw", [[1], "x", 7, {"a": {"b": {"c": {"d": {"e": 1}}}}}, {1: 2}, {("t",): {"x": 1}}])
 def test_a_usage_of_any_shape_does_no_harm(raw: object) -> None:
     assert used(raw, input_tokens=1, output_tokens=2) == Usage(1, 2, None, None, None)
@@ -134,6 +245,8 @@ def test_a_usage_that_contains_itself_or_never_ends_is_cut() -> None:
             (
                 *("input_tokens", "prompt_tokens", "inputTokens", "cache_read_input_tokens", "cached_tokens"),
                 *("cache_creation_input_tokens", "output_tokens", "reasoning_tokens", "thoughtsTokenCount", "other"),
+                *("input_token_details.cache_read", "input_token_details.ephemeral_5m_input_tokens", "eval_count"),
+                *("billed_units.input_tokens", "cached_tokens", "inputTokenDetails.cacheReadTokens"),
             )
         ),
         st.integers(-5, MAX_TOKENS) | st.booleans() | st.none() | st.text(max_size=2),

@@ -269,6 +269,46 @@ def test_without_model_calls_there_is_no_table() -> None:
     assert told(data) == "What was used, by agent and model\n1 run, 0 tool calls.\n"
 
 
+def test_a_share_beyond_all_sense_takes_no_more_room() -> None:
+    shares = {"a": 9.98, "b": 1e308, "c": float("inf"), "d": 0.0}
+    used = "Budgets used: a 998% (used up), b >999% (used up), c >999% (used up), d 0%."
+    assert below(DATA, budgets=shares)[-1] == used
+
+
+def test_no_name_can_write_anything_but_text_to_a_terminal() -> None:
+    name = "\x1b[31mred\x1b]0;title\x07\nline\r\x9b2J\u202e"
+    row = SummaryRow(name, name, name, calls=1, reasons={name: 1})
+    other = SummaryRow(name, "openai", name, calls=1)
+    said = told(SummaryData((row, other), (AgentRow(name, {"ok": 1, name: 2}),), row), budgets={name: 0.5})
+    assert all(char.isprintable() for line in said.split("\n") for char in line)
+    assert "red ]0;title" in said.split("\n")[-2]
+    assert "50%" in said
+
+
+def test_sums_that_lack_dropped_events_say_so() -> None:
+    def of(dropped: int) -> str:
+        return below(DATA, dropped=dropped)[1]
+
+    assert of(12_345) == "12,345 events were dropped before they were counted: these sums are too low."
+    assert of(1) == "1 event was dropped before it was counted: these sums are too low."
+    assert below(DATA, dropped=0) == below(DATA)
+    nothing = SummaryData((), (), SummaryRow(None, None, None))
+    assert told(nothing, dropped=2) == (
+        "What was used, by agent and model\n0 runs, 0 tool calls.\n"
+        "2 events were dropped before they were counted: these sums are too low.\n"
+    )
+
+
+def test_dropped_events_are_told_in_red(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: True)
+    print_summary(DATA, stream, dropped=3)
+    assert "\x1b[31m3 events were dropped" in stream.getvalue()
+
+
 def test_colours_are_for_terminals_only(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("NO_COLOR", "FORCE_COLOR"):
         monkeypatch.delenv(name, raising=False)

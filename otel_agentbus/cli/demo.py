@@ -73,19 +73,30 @@ def demo(
     except ConfigurationError as error:
         console.print(str(error), style="red", markup=False)
         raise typer.Exit(2) from None
-    flushed = False
+    flushed = finished = stopped = False
     try:
         bus.accounting.prices.load()  # else the first calls would be shown before they are priced
         outline = Outline(bus.accounting.prices)
-        finished = perform(bus, outline, console, fast=fast)
-        operate(bus)
+        try:
+            finished = perform(bus, outline, console, fast=fast)
+            operate(bus)
+        except* agentbus.BudgetExceeded as refused:  # of the user's own budgets, which may be to stop it
+            console.print(f"Stopped: {_innermost(refused)}", style="red", markup=False)
+            stopped = True
         with console.status("Exporting"):
             flushed = bus.flush(PATIENCE)
     finally:
         bus.close(None if flushed else 0.1)  # what was not exported by now has had its time
     for sentence in whereabouts(bus, read_origin(outline.trace), jaeger.rstrip("/"), flushed=flushed):
         console.print(sentence, markup=False, soft_wrap=sentence.startswith(jaeger))  # a broken link is none
-    raise typer.Exit(0 if finished else 130)
+    raise typer.Exit(0 if finished else 1 if stopped else 130)
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """What was raised, however many groups of tasks it has passed."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def named() -> agentbus.Settings:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from decimal import Decimal
+from fractions import Fraction
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,14 +19,18 @@ if TYPE_CHECKING:
     from otel_agentbus.telemetry.pricing import Explanation, Stepped, UnitPrice
 
 _MILLION = 10**6
+_COUNTS = ("--input", "--output", "--cache-read", "--cache-write", "--reasoning")
 _WHY = {
     "unknown_provider": "The price of {model} is not known: the list has no provider {provider}.",
     "no_provider": "The price of {model} is not known: its name does not say whose it is; say it with --provider.",
     "unknown_model": "The price of {model} is not known: the list has no price for it at {provider}.",
+    "no_model": "The price of {model} is not known: the list has no price for it.",
     "no_price_source": "The price of {model} is not known: there is no list of prices and no price file.",
     "no_usage": "The cost is not known: a count is missing that this model is billed by.",
     "invalid_usage": "The cost is not known: these counts contradict one another.",
 }
+#: The same where no provider is named.
+_UNNAMED = {"unknown_provider": "no_provider", "unknown_model": "no_model"}
 
 
 def prices(
@@ -51,13 +56,16 @@ def prices(
     from otel_agentbus.telemetry.pricing import PriceBook
 
     moment = _moment(at)
+    _check_model(model)
+    counts = (tokens_in, tokens_out, cache_read, cache_write, reasoning)
+    _check_counts(dict(zip(_COUNTS, counts, strict=True)))
     try:
         book = PriceBook(Settings().prices)
     except ConfigurationError as error:
         Console(stderr=True, highlight=False).print(str(error), style="red", markup=False)
         raise typer.Exit(2) from None
     book.load()
-    given = any(count is not None for count in (tokens_in, tokens_out, cache_read, cache_write, reasoning))
+    given = any(count is not None for count in counts)
     found = book.explain(
         model,
         provider,
@@ -82,11 +90,31 @@ def _moment(said: str | None) -> datetime:
         return datetime.now(UTC)
     try:
         moment = datetime.fromisoformat(said)
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except ValueError:
-        raise typer.BadParameter(
-            f"{said!r} is no date; write 2026-10-14 or 2026-10-14T16:30", param_hint="--at"
-        ) from None
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+        wrong = "is no date; write 2026-10-14 or 2026-10-14T16:30"
+    except OverflowError:
+        wrong = "is not within the years 1 to 9999 in UTC"
+    raise typer.BadParameter(f"{said!r} {wrong}", param_hint="--at")
+
+
+def _check_model(model: str) -> None:
+    from otel_agentbus.telemetry.pricing.ids import LONGEST
+
+    if not model.strip():
+        raise typer.BadParameter("the name of a model is needed, such as gpt-5-mini", param_hint="MODEL")
+    if len(model) > LONGEST:
+        raise typer.BadParameter(f"no model has a name of more than {LONGEST} characters", param_hint="MODEL")
+
+
+def _check_counts(given: dict[str, int | None]) -> None:
+    from otel_agentbus.telemetry.usage import MAX_TOKENS
+
+    for option, count in given.items():
+        if count is not None and count > MAX_TOKENS:
+            raise typer.BadParameter(
+                f"{count:,} tokens are too many: no call has more than {MAX_TOKENS:,}", param_hint=option
+            )
 
 
 def _show(found: Explanation, console: Console, at: datetime) -> None:
@@ -113,16 +141,18 @@ def _show(found: Explanation, console: Console, at: datetime) -> None:
 
 
 def _arithmetic(found: Explanation) -> Table:
+    from otel_agentbus.telemetry.pricing import plain
+
     table = _columns("right", "left", "right", "left", "right")
     for term in found.terms:
-        amount = Decimal(str(term.quantity)) * term.price / term.per
-        table.add_row(f"{term.quantity:,}", _unit(term.key), f"x {_plain(term.price)}", f"/ {term.per:,}", _usd(amount))
+        figure = f"x {plain(term.price)}"
+        table.add_row(f"{term.quantity:,}", _unit(term.key), figure, f"/ {term.per:,}", _usd(term.usd))
     table.add_row("", "", "", "total", _usd(found.exact or Decimal(0)), style="bold")
     return table
 
 
 def _show_why(found: Explanation, console: Console, model: str, provider: str | None, version: str | None) -> None:
-    reason = "no_provider" if found.status == "unknown_provider" and not provider else found.status
+    reason = found.status if provider else _UNNAMED.get(found.status, found.status)
     why = _WHY[reason].format(model=repr(model), provider=repr(provider))
     console.print(why, style="red", markup=False)
     if found.status in ("no_usage", "invalid_usage"):
@@ -157,12 +187,10 @@ def _unit(key: str) -> str:
     return key.replace("_", " ")
 
 
-def _plain(amount: Decimal) -> str:
-    return f"{amount.normalize():f}"
+def _usd(amount: Decimal | Fraction) -> str:
+    from otel_agentbus.telemetry.pricing import plain
 
-
-def _usd(amount: Decimal) -> str:
-    return f"${_plain(amount)}"
+    return f"${plain(amount)}"
 
 
 def _date(moment: datetime) -> str:

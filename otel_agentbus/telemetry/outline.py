@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from decimal import Decimal
+from decimal import Context, Decimal
 from typing import Any, Literal
 
 from ..events import (
@@ -32,6 +32,9 @@ from .ledger import Ledger, Prices
 
 Kind = Literal["agent", "llm", "tool", "moment"]
 
+#: Sums of money must not depend on what the application makes of its decimal numbers.
+_EXACT = Context(prec=60, traps=[])
+
 
 @dataclass(slots=True)
 class Spent:
@@ -56,7 +59,7 @@ class Spent:
         self.output += other.output
         self.cached += other.cached
         if other.cost is not None:
-            self.cost = other.cost if self.cost is None else self.cost + other.cost
+            self.cost = other.cost if self.cost is None else _EXACT.add(self.cost, other.cost)
         self.unpriced += other.unpriced
         self.seconds += other.seconds
 

@@ -37,6 +37,9 @@ _HEADERS = ("calls", "err", "in", "out", "cached", "cost", "unpriced", "p50", "p
 _SHORTER = {"unpriced": "unpr"}
 _MARKS = ("", "red", "", "", "", "", "yellow", "", "")
 
+#: How much of a budget more is used than this does not matter: the numbers need not have an end.
+_MOST_SHOWN = 9.99
+
 #: What can be done about calls that have no price, by the reason.
 _REMEDIES = (
     (("no_price_source",), "install otel-agentbus[prices] for the public list"),
@@ -57,7 +60,11 @@ class Layout:
 
 
 def print_summary(
-    data: SummaryData, stream: TextIO | None = None, *, budgets: Mapping[str, float] | None = None
+    data: SummaryData,
+    stream: TextIO | None = None,
+    *,
+    budgets: Mapping[str, float] | None = None,
+    dropped: int = 0,
 ) -> None:
     """Print the table and what is to be said about it, in one piece; nothing where nothing has happened.
 
@@ -65,18 +72,19 @@ def print_summary(
         data: what was used.
         stream: where to; standard error if not given. Colours only if it is a terminal. Never raises.
         budgets: the share of each budget that is used, by its name.
+        dropped: how many events were lost before they could be counted.
 
     """
     try:
         stream = sys.stderr if stream is None else stream
-        if stream is not None and not data.is_empty:
-            stream.write(_rendered(data, stream, budgets or {}))
+        if stream is not None and (dropped or not data.is_empty):
+            stream.write(_rendered(data, stream, budgets or {}, dropped))
             stream.flush()
     except Exception:  # noqa: BLE001 - the end of a program is no place to fail for the sake of a table
         _log.debug("The summary could not be printed", exc_info=True)
 
 
-def _rendered(data: SummaryData, stream: TextIO, budgets: Mapping[str, float]) -> str:
+def _rendered(data: SummaryData, stream: TextIO, budgets: Mapping[str, float], dropped: int) -> str:
     encoding = (getattr(stream, "encoding", None) or "utf-8").lower()
     console = Console(  # not on the stream itself: where that is a broken pipe, rich ends the program
         file=io.StringIO(),
@@ -90,8 +98,8 @@ def _rendered(data: SummaryData, stream: TextIO, budgets: Mapping[str, float]) -
         console.print(TITLE, style="bold")
         if data.rows:
             console.print(table(data, console.width, encoding=encoding), no_wrap=True, overflow="crop")
-        for style, sentence in _sentences(data, budgets):
-            lines = textwrap.fill(_encodable(sentence, encoding), console.width, break_on_hyphens=False)
+        for style, sentence in _sentences(data, budgets, dropped):
+            lines = textwrap.fill(_encodable(_printable(sentence), encoding), console.width, break_on_hyphens=False)
             console.print(lines, style=style, soft_wrap=True)
     return _encodable(captured.get(), encoding)
 
@@ -101,6 +109,11 @@ def _encodable(said: str, encoding: str) -> str:
         return said.encode(encoding, "replace").decode(encoding)
     except LookupError:
         return said.encode("ascii", "replace").decode("ascii")
+
+
+def _printable(said: str) -> str:
+    """Without line breaks and control characters, of which a terminal would make something else than text."""
+    return "".join(char if char.isprintable() else " " for char in said)
 
 
 # -- the table --------------------------------------------------------------------------------------------------------
@@ -144,8 +157,7 @@ class _Table:
         return self._plain(row.agent or NAMELESS), self._plain(model)
 
     def _plain(self, name: str) -> str:
-        """Without line breaks and control characters, and only what can be shown there."""
-        return _encodable("".join(char if char.isprintable() else " " for char in name), self._encoding)
+        return _encodable(_printable(name), self._encoding)
 
     def _fit(self, rows: list[SummaryRow]) -> None:
         """Find the first layout that fits, the widths of its columns, and the texts in them."""
@@ -252,16 +264,24 @@ _LAYOUTS = (
 
 
 # -- what is said below ----------------------------------------------------------------------------------------------
-def _sentences(data: SummaryData, budgets: Mapping[str, float]) -> Iterator[tuple[str, str]]:
+def _sentences(data: SummaryData, budgets: Mapping[str, float], dropped: int) -> Iterator[tuple[str, str]]:
     """What the table does not say, with the style of each line."""
     yield "dim", _besides(data) + "."
+    if dropped:
+        events, they = ("event was", "it was") if dropped == 1 else ("events were", "they were")
+        yield "red", f"{dropped:,} {events} dropped before {they} counted: these sums are too low."
     if data.total.unpriced:
         yield "yellow", _unpriced(data.total)
     if any(row.folded for row in data.rows) or any(agent.folded for agent in data.agents):
         yield "yellow", "There were too many names for a table: those that came later are summed up in `other`."
     if budgets:
-        used = ", ".join(f"{name} {share:.0%}{' (used up)' if share >= 1 else ''}" for name, share in budgets.items())
+        used = ", ".join(f"{name} {_share(share)}" for name, share in budgets.items())
         yield "red" if max(budgets.values()) >= 1 else "dim", f"Budgets used: {used}."
+
+
+def _share(used: float) -> str:
+    shown = f"{used:.0%}" if used < _MOST_SHOWN else f">{_MOST_SHOWN:.0%}"
+    return f"{shown} (used up)" if used >= 1 else shown
 
 
 def _besides(data: SummaryData) -> str:

@@ -60,36 +60,59 @@ def usage_of(event: LlmResponse) -> Usage:
 #: How many entries of a raw usage are looked at, and how deep they may be nested.
 RAW_ROOM: Final = 64
 _RAW_DEPTH: Final = 3
+#: What holds the counts where somebody has told a whole answer.
+_WRAPPERS: Final = frozenset(("usage", "usage_metadata", "usageMetadata"))
 
-#: Totals that include what they are made of, the first that is there.
-_INPUT: Final = ("prompt_tokens", "promptTokenCount", "prompt_token_count", "input_tokens")
-_OUTPUT: Final = ("completion_tokens", "output_tokens", "outputTokens")
+#: Totals that include what they are made of, the first that is there. Last Cohere's, Ollama's and Vercel's.
+_INPUT: Final = (
+    *("prompt_tokens", "promptTokenCount", "prompt_token_count", "input_tokens", "request_tokens"),
+    *("billed_units.input_tokens", "tokens.input_tokens", "prompt_eval_count", "promptTokens", "inputTokens.total"),
+)
+_OUTPUT: Final = (
+    *("completion_tokens", "output_tokens", "outputTokens", "response_tokens"),
+    *("billed_units.output_tokens", "tokens.output_tokens", "eval_count", "completionTokens", "outputTokens.total"),
+)
 _CACHE_READ: Final = (
     *("cache_read_input_tokens", "cacheReadInputTokens", "cache_read_tokens"),
     *("prompt_tokens_details.cached_tokens", "input_tokens_details.cached_tokens", "input_token_details.cached_tokens"),
+    *("input_token_details.cache_read", "input_token_details.flex_cache_read"),
+    *("input_token_details.priority_cache_read", "inputTokenDetails.cacheReadTokens", "inputTokens.cacheRead"),
     *("cachedContentTokenCount", "cached_content_token_count", "prompt_cache_hit_tokens", "cached_tokens"),
 )
 _CACHE_WRITE: Final = (
     *("cache_creation_input_tokens", "cacheWriteInputTokens", "cache_write_input_tokens", "cache_write_tokens"),
     *("prompt_tokens_details.cache_write_tokens", "input_tokens_details.cache_write_tokens"),
+    *("input_token_details.cache_creation", "input_token_details.flex_cache_creation"),
+    *("input_token_details.priority_cache_creation", "inputTokenDetails.cacheWriteTokens", "inputTokens.cacheWrite"),
 )
 _CACHE_WRITES: Final = (
     (
         *("cache_creation.ephemeral_5m_input_tokens", "ephemeral_5m_input_tokens", "cache_write_5m_tokens"),
         *("cache_write_5m_input_tokens", "cache_creation_5m_input_tokens"),
+        "input_token_details.ephemeral_5m_input_tokens",
     ),
     (
         *("cache_creation.ephemeral_1h_input_tokens", "ephemeral_1h_input_tokens", "cache_write_1h_tokens"),
         *("cache_write_1h_input_tokens", "cache_creation_1h_input_tokens"),
+        "input_token_details.ephemeral_1h_input_tokens",
     ),
 )
 _REASONING: Final = (
     *("completion_tokens_details.reasoning_tokens", "output_tokens_details.reasoning_tokens"),
     *("output_tokens_details.thinking_tokens", "reasoning_output_tokens", "reasoning_tokens"),
-    *("thoughtsTokenCount", "thoughts_token_count"),
+    *("thoughtsTokenCount", "thoughts_token_count", "output_reasoning_tokens"),
+    *("output_token_details.reasoning", "output_token_details.flex_reasoning"),
+    *("output_token_details.priority_reasoning", "outputTokenDetails.reasoningTokens", "outputTokens.reasoning"),
+    *("details.reasoning_tokens", "details.thoughts_tokens"),
 )
 #: Whoever says one of these counts like Anthropic: its input tokens are those that are neither read nor written.
 _EXCLUSIVE: Final = ("cache_creation_input_tokens", "cache_read_input_tokens")
+#: Whoever says one of these includes in its `inputTokens` what is cached.
+_INCLUSIVE: Final = tuple(
+    f"inputTokenDetails.{key}" for key in ("noCacheTokens", "cacheReadTokens", "cacheWriteTokens")
+)
+#: Cohere's bill, which leaves out some of its tokens, even of those that are cached.
+_BILLED: Final = "billed_units.input_tokens"
 #: Gemini's answer is counted in two parts, and so is its question.
 _ANSWER: Final = ("candidatesTokenCount", "candidates_token_count")
 _THOUGHTS: Final = ("thoughtsTokenCount", "thoughts_token_count")
@@ -97,7 +120,9 @@ _TOOL_USE: Final = ("toolUsePromptTokenCount", "tool_use_prompt_token_count")
 
 
 def flat(given: object) -> Iterator[tuple[str, object]]:
-    """The entries of a usage, nested ones under their joined names; only as many as a usage may have."""
+    """The entries of a usage, or of the usage in an answer, nested ones under their joined names; only as many as a
+    usage may have, and whole numbers as such.
+    """
     return islice(_flat(given, "", _RAW_DEPTH), RAW_ROOM)
 
 
@@ -107,9 +132,10 @@ def _flat(given: object, prefix: str, depth: int) -> Iterator[tuple[str, object]
     for key, value in given.items():
         if isinstance(key, str) and isinstance(value, Mapping):
             if depth:
-                yield from _flat(value, f"{prefix}{key}.", depth - 1)
-        elif isinstance(key, str):
-            yield prefix + key, value
+                inner = prefix if not prefix and key in _WRAPPERS else f"{prefix}{key}."
+                yield from _flat(value, inner, depth - 1)
+        elif isinstance(key, str):  # Cohere counts in floats
+            yield prefix + key, int(value) if type(value) is float and value.is_integer() else value
 
 
 def _completed(given: tuple[object, ...], usage: object) -> tuple[object, ...]:
@@ -117,11 +143,9 @@ def _completed(given: tuple[object, ...], usage: object) -> tuple[object, ...]:
     said = {key: value for key, value in flat(usage) if value is not None}
     total_in, total_out, cache_read, cache_write, reasoning = given
     if cache_read is None:
-        cache_read = _first(said, _CACHE_READ)
+        cache_read = _raw_read(said, total_in)
     if cache_write is None:
-        cache_write = _first(said, _CACHE_WRITE)
-        if cache_write is None:
-            cache_write = _sum([_first(said, spellings) for spellings in _CACHE_WRITES])
+        cache_write = _raw_write(said)
     if reasoning is None:
         reasoning = _first(said, _REASONING)
     if total_in is None:
@@ -133,8 +157,25 @@ def _completed(given: tuple[object, ...], usage: object) -> tuple[object, ...]:
     return total_in, total_out, cache_read, cache_write, reasoning
 
 
+def _raw_read(said: Mapping[str, object], total_in: object) -> object:
+    if total_in is None and _BILLED in said:
+        return None
+    return _first(said, _CACHE_READ)
+
+
+def _raw_write(said: Mapping[str, object]) -> object:
+    """What was written, which LangChain says to be 0 where it also says for how long the cache keeps it."""
+    written = _first(said, _CACHE_WRITE)
+    if written is None or (written.__class__ is int and not written):
+        split = _sum([_first(said, spellings) for spellings in _CACHE_WRITES])
+        return written if split is None else split
+    return written
+
+
 def _raw_input(said: Mapping[str, object], cache_read: object, cache_write: object) -> object:
     beside = said.get("inputTokens")  # Bedrock's, without what is cached
+    if beside is not None and any(key in said for key in _INCLUSIVE):
+        return beside
     if beside is None and any(key in said for key in _EXCLUSIVE):
         beside = said.get("input_tokens")
     if beside is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
@@ -26,6 +27,9 @@ REASONS = 50
 NAME_LENGTH = 128
 OTHER = "other"
 _OPEN = "spans.open"
+_USED = "budget.used"
+#: How long one collection may take, in which each pipeline is asked once.
+COLLECTION_S = 0.1
 
 
 class Vitals:
@@ -35,15 +39,40 @@ class Vitals:
         self._lock = RLock()
         self._living: list[Health] = []
         self._past: dict[str, Counter[str | None]] = {}
+        self._look_anew()
         for key, metric in instruments.HEALTH.items():
             made.observe(metric, self._observer(key))
         made.observe(instruments.SPANS_OPEN, self._observer(_OPEN))
         made.observe(instruments.BUDGET_USED, self._observe_budgets)
 
+    def _look_anew(self) -> None:
+        self._asked: set[str] = set()
+        self._said: list[Mapping[str, Any]] | None = None
+        self._said_at = 0.0
+
+    def _all_say(self, key: str) -> tuple[list[Mapping[str, Any]], Counter[str | None]]:
+        """What each pipeline says, and what those that left have counted under this key.
+
+        Pipelines are asked once for all instruments: one that asks again begins another collection.
+        """
+        with self._lock:
+            if key in self._asked or time.monotonic() - self._said_at > COLLECTION_S:
+                self._look_anew()
+            asked, said, living = self._asked, self._said, list(self._living)
+            past = Counter(self._past.get(key, {}))
+            asked.add(key)
+        if said is None:
+            at, said = time.monotonic(), [health() for health in living]  # without the lock: they have their own
+            with self._lock:
+                if self._asked is asked:  # nobody has come, left or begun another collection meanwhile
+                    self._said, self._said_at = said, at
+        return said, past
+
     def watch(self, health: Health) -> None:
         """Ask this one whenever metrics are collected."""
         with self._lock:
             self._living.append(health)
+            self._look_anew()
 
     def leave(self, health: Health) -> None:
         """Ask it for the last time, and keep what it has counted, so that no counter falls."""
@@ -51,6 +80,7 @@ class Vitals:
             if health not in self._living:
                 return
             self._living.remove(health)
+            self._look_anew()
             try:
                 said = health()
             except Exception:  # noqa: BLE001 - a pipeline that cannot say how it was must still be able to close
@@ -62,14 +92,13 @@ class Vitals:
         """A lock of its own, in the child of a fork, and nothing of what the parent's closed pipelines had counted."""
         self._lock = RLock()
         self._past = {}
+        self._look_anew()
 
     def _observe_budgets(self, _options: CallbackOptions) -> list[Observation]:
         """The share of each budget that is used, in the pipeline in which it is highest."""
-        with self._lock:
-            living = list(self._living)
         highest: dict[str, float] = {}
-        for health in living:
-            used = mapping(mapping(health().get("budget")).get("used"))
+        for said in self._all_say(_USED)[0]:
+            used = mapping(mapping(said.get("budget")).get("used"))
             for name, value in islice(used.items(), REASONS):
                 budget, share = text(name, NAME_LENGTH), _share(value)
                 if budget is not None and share is not None:
@@ -78,10 +107,9 @@ class Vitals:
 
     def _observer(self, key: str) -> Callable[[CallbackOptions], list[Observation]]:
         def observe(_options: CallbackOptions) -> list[Observation]:
-            with self._lock:
-                living, sums = list(self._living), Counter(self._past.get(key, {}))
-            for health in living:
-                sums.update(dict(_numbers(health(), key)))
+            said, sums = self._all_say(key)
+            for numbers in said:
+                sums.update(dict(_numbers(numbers, key)))
             return [Observation(value, _reason(reason)) for reason, value in _bounded(sums).items()]
 
         return observe

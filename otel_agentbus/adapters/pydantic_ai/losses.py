@@ -6,6 +6,8 @@ import logging
 import time
 from collections import Counter
 
+from ...errors import BudgetExceeded
+
 logger = logging.getLogger("otel_agentbus.adapters.pydantic_ai")
 
 #: Seconds between two log lines about the same thing.
@@ -41,7 +43,7 @@ class Shielded:
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> bool:
-        if not isinstance(error, Exception):
-            return False
+        if not isinstance(error, Exception) or isinstance(error, BudgetExceeded):
+            return False  # a budget that is to stop the agent is no failure of ours
         losses.count(self._what, error)
         return True

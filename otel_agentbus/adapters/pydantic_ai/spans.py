@@ -29,6 +29,7 @@ from opentelemetry.trace import (
     use_span,
 )
 
+from ...errors import BudgetExceeded
 from ...observe import Block, installed
 from . import mapping
 from .losses import Shielded
@@ -169,8 +170,9 @@ class ObservedSpan(Span):
         if self._begun or self._over or (self.kind == "llm" and REQUEST_MODEL not in self._said):
             return
         self._begun = True
-        self.block = self._new_block()
-        self._at_home(self.block.start)
+        block = self._new_block()
+        self._at_home(block.start)
+        self.block = block
         if self.kind == "llm" and self.previous is not None and self.home is None:
             attach(set_span_in_context(self.previous))
 
@@ -239,9 +241,13 @@ class _Current(AbstractContextManager[Span]):
         self._inside: Context | None = None
 
     def __enter__(self) -> Span:
-        with _UNSEEN:
-            self._settle_in(held(get_current_span()))
-            self._span.begin()
+        try:
+            with _UNSEEN:
+                self._settle_in(held(get_current_span()))
+                self._span.begin()
+        except BudgetExceeded as refused:
+            self._refused(refused)
+            raise
         if self._used is not None:
             self._used.__enter__()
         return self._span
@@ -257,6 +263,15 @@ class _Current(AbstractContextManager[Span]):
                 self._span.finish(error)
             if self._before is not None and get_current() is self._inside:
                 attach(self._before)
+
+    def _refused(self, error: BudgetExceeded) -> None:
+        """It has not begun, and nobody will leave it: put back what was current."""
+        if self._before is not None:
+            attach(self._before)
+        previous = self._span.previous
+        if previous is not None:
+            previous.record_exception(error)
+            previous.end()
 
     def _settle_in(self, holder: ObservedSpan | None) -> None:
         span = self._span

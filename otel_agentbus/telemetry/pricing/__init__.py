@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .book import Charge, PriceBook
-from .explanation import Explanation, UnitPrice
+from .explanation import Explanation, UnitPrice, plain
 from .rates import Stepped, Term
 
-__all__ = ["Charge", "Explanation", "PriceBook", "Stepped", "Term", "UnitPrice"]
+__all__ = ["Charge", "Explanation", "PriceBook", "Stepped", "Term", "UnitPrice", "plain"]

@@ -163,6 +163,11 @@ def _moment(at_ns: int) -> datetime:
     return min(EPOCH + timedelta(microseconds=max(at_ns // 1000, 0)), _LATEST) if at_ns < 1 << 62 else _LATEST
 
 
+def in_utc(moment: datetime) -> datetime:
+    """The moment in UTC, which is meant where no zone is said. OverflowError: there it has no year from 1 to 9999."""
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
 def nanoseconds(moment: datetime) -> int:
     """The moment in nanoseconds since 1970, exactly."""
     return (moment - EPOCH) // timedelta(microseconds=1) * 1000
@@ -207,4 +212,4 @@ def _daily(constraint: object, at: datetime) -> Iterator[datetime]:
             yield datetime.combine(day, of_day if of_day.tzinfo else of_day.replace(tzinfo=UTC)).astimezone(UTC)
 
 
-__all__ = ["ALWAYS", "EPOCH", "Catalog", "Found", "Quote", "context_of", "nanoseconds"]
+__all__ = ["ALWAYS", "EPOCH", "Catalog", "Found", "Quote", "context_of", "in_utc", "nanoseconds"]

@@ -48,11 +48,11 @@ _OF_MODALITY: Final[Mapping[str, tuple[str, ...]]] = {
 _OTHERS: Final[Mapping[str, tuple[str, ...]]] = {
     "cache_write_5m_tokens": (
         *("cache_creation.ephemeral_5m_input_tokens", "ephemeral_5m_input_tokens", "cache_write_5m_input_tokens"),
-        "cache_creation_5m_input_tokens",
+        *("cache_creation_5m_input_tokens", "input_token_details.ephemeral_5m_input_tokens"),
     ),
     "cache_write_1h_tokens": (
         *("cache_creation.ephemeral_1h_input_tokens", "ephemeral_1h_input_tokens", "cache_write_1h_input_tokens"),
-        "cache_creation_1h_input_tokens",
+        *("cache_creation_1h_input_tokens", "input_token_details.ephemeral_1h_input_tokens"),
     ),
     "input_tool_tokens": ("toolUsePromptTokenCount", "tool_use_prompt_token_count", "tool_use_prompt_tokens"),
     "output_citation_tokens": ("citation_tokens",),

@@ -10,7 +10,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from .catalog import ALWAYS, EPOCH
-from .rates import Count, Price, Term
+from .rates import EXACT, Count, Price, Term
 
 if TYPE_CHECKING:
     from .book import Charge, Tariff
@@ -67,7 +67,13 @@ def _moment(at_ns: int) -> datetime:
 
 def decimal(amount: Fraction) -> Decimal:
     """An amount as people write it."""
-    return Decimal(amount.numerator) / Decimal(amount.denominator)
+    return EXACT.divide(Decimal(amount.numerator), Decimal(amount.denominator))
 
 
-__all__ = ["Explanation", "UnitPrice", "decimal", "explained"]
+def plain(amount: Decimal | Fraction) -> str:
+    """The digits of an amount, without an exponent and without zeros at the end."""
+    exact = decimal(amount) if isinstance(amount, Fraction) else amount
+    return f"{exact.normalize(EXACT):f}"
+
+
+__all__ = ["Explanation", "UnitPrice", "decimal", "explained", "plain"]

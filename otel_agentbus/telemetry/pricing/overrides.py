@@ -29,8 +29,8 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from otel_agentbus.errors import ConfigurationError
 
 from . import ids
-from .catalog import ALWAYS, Quote, nanoseconds
-from .rates import CACHE_READ, CACHE_WRITE, INPUT, OUTPUT, REASONING, Price, Rates, Unit
+from .catalog import ALWAYS, Quote, in_utc, nanoseconds
+from .rates import CACHE_READ, CACHE_WRITE, EXACT, INPUT, OUTPUT, REASONING, Price, Rates, Unit
 
 _MILLION: Final = 10**6
 CACHE_WRITE_1H: Final = "cache_write_1h_tokens"
@@ -52,9 +52,10 @@ def _figure(value: object) -> Decimal:
     price = Decimal(value)
     if not (price.is_finite() and 0 <= price <= _DEAREST):
         raise PydanticCustomError("figure", "it must be a price from 0 to 1,000,000 USD per million tokens")
-    if int(price.normalize().as_tuple().exponent) < -_DECIMALS:
+    short = price.normalize(EXACT)
+    if short != price or int(short.as_tuple().exponent) < -_DECIMALS:
         raise PydanticCustomError("figure", "it must be a price of at most 18 decimal places")
-    return price.normalize()
+    return short
 
 
 def _word(value: object) -> str:
@@ -65,7 +66,10 @@ def _word(value: object) -> str:
 
 def _moment(value: object) -> datetime:
     if isinstance(value, datetime):
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+        try:
+            return in_utc(value)
+        except OverflowError:
+            raise PydanticCustomError("moment", "it must be within the years 1 to 9999 in UTC") from None
     if isinstance(value, date):
         return datetime(value.year, value.month, value.day, tzinfo=UTC)
     raise PydanticCustomError("moment", "it must be a date without quotes, such as 2026-01-01")

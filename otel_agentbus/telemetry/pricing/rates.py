@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
-from decimal import Decimal
+from decimal import ROUND_HALF_EVEN, Context, Decimal
 from fractions import Fraction
 from math import lcm
 from operator import mul
@@ -23,6 +23,11 @@ REASONING: Final = "output_reasoning_tokens"
 PLAIN: Final = (INPUT, OUTPUT, CACHE_READ, CACHE_WRITE, REASONING)
 #: What is billed once for each call, whatever it counts.
 REQUESTS: Final = "requests"
+
+#: What an application makes of decimal numbers, and traps in them, is not for its prices.
+EXACT: Final = Context(
+    prec=60, rounding=ROUND_HALF_EVEN, Emin=-999_999, Emax=999_999, capitals=1, clamp=0, flags=[], traps=[]
+)
 
 #: A count: whole, or a fraction of seconds.
 Count = int | Fraction
@@ -208,6 +213,7 @@ def _figures(price: Price) -> Iterator[Decimal]:
 __all__ = [
     "CACHE_READ",
     "CACHE_WRITE",
+    "EXACT",
     "INPUT",
     "OUTPUT",
     "PLAIN",
