@@ -31,7 +31,7 @@ demo: $(VENV)/run.stamp ## three agents at work, live in this terminal; no key, 
 	@$(RUN)/otel-agentbus demo
 
 test: $(VENV)/dev.stamp ## the unit tests, with the coverage gate
-	$(RUN)/python -m pytest -q -n $(WORKERS) -m "not integration" --ignore=tests/integration \
+	$(RUN)/python -m pytest -q -n $(WORKERS) -p no:benchmark -m "not integration" --ignore=tests/integration \
 		--cov --cov-report=term:skip-covered
 
 backends: $(VENV)/dev.stamp ## build the real Collector and Jaeger (needs Go); cached by version outside the tree
@@ -83,7 +83,7 @@ lock-lowest: ## renew the lock of the lowest versions (needs uv)
 	@touch $@
 
 test-lowest: .venv-lowest/stamp ## the unit tests with the lowest versions that we say we work with
-	.venv-lowest/bin/python -m pytest -q -n $(WORKERS) -m "not integration" --ignore=tests/integration \
+	.venv-lowest/bin/python -m pytest -q -n $(WORKERS) -p no:benchmark -m "not integration" --ignore=tests/integration \
 		$(addprefix --ignore-glob=tests/,$(OWN)) \
 		-W ignore::DeprecationWarning -W ignore::ResourceWarning -W ignore::pytest.PytestUnraisableExceptionWarning
 

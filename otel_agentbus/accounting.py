@@ -37,11 +37,7 @@ class Accounting:
 
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        budgets: Iterable[Budget] | None = None,
-    ) -> None:
+    def __init__(self, settings: Settings, budgets: Iterable[Budget] | None = None) -> None:
         if budgets is None:
             budgets = load_budgets(settings.budgets) if settings.budgets else ()
         self._router: Router | None = None
