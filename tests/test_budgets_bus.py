@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import otel_agentbus as agentbus
 from otel_agentbus import Budget, BudgetCheck, BudgetExceeded, Settings, testing
 from otel_agentbus.errors import ConfigurationError
-from otel_agentbus.events import DomainEvent
+from otel_agentbus.events import DomainEvent, LlmResponse
 from tests.receivers import HttpReceiver, forget_environment
 
 
@@ -112,3 +114,25 @@ def test_a_refused_call_is_no_call() -> None:
             with pytest.raises(BudgetExceeded), run.tool("t"):
                 pytest.fail("it was to be refused")
         assert seen.tree() == "invoke_agent a\n└─ chat m"
+
+
+@pytest.mark.parametrize(("asked", "ran"), [("raise", 5), ("tell", 15)])
+async def test_three_sub_agents_at_once_cross_a_budget_once(asked: Any, ran: int) -> None:
+    price = 100 * 0.25e-6 + 100 * 2e-6  # of each call; the fifth of them crosses the limit
+
+    async def sub_agent(name: str) -> None:
+        with agentbus.agent(name, provider="openai", model="gpt-5-mini"):
+            for _ in range(5):
+                with agentbus.llm() as call:
+                    call.record(input_tokens=100, output_tokens=100)
+                await asyncio.sleep(0)
+
+    with testing.capture(budgets=[Budget("run", usd=4.5 * price, on_exceeded=asked)]) as seen:
+        with agentbus.agent("root"):
+            ends = await asyncio.gather(*map(sub_agent, "abc"), return_exceptions=True)
+        calls = [event for event in seen.events if isinstance(event, LlmResponse)]
+        hits = [event.data for event in seen.events if isinstance(event, DomainEvent)]
+    assert len(calls) == ran
+    assert {type(end) for end in ends} == ({BudgetExceeded} if asked == "raise" else {type(None)})
+    assert [hit["threshold"] for hit in hits] == [0.8, 1.0]
+    assert [hit["spent"] for hit in hits] == pytest.approx([4 * price, 5 * price])
