@@ -434,3 +434,12 @@ def test_however_different_durations_are_they_need_bounded_room() -> None:
     for step in range(-80_000, 80_000, 10):
         took.add(10 ** (step / 10_000))
     assert 1500 < len(took._buckets) <= 1600
+
+
+def test_an_end_that_is_told_again_is_one_run_and_one_tool_call() -> None:
+    ids: dict[str, Any] = {"invocation_id": "r", "root_invocation_id": "r", "agent": "a", "source": "s"}
+    events: list[Event] = []
+    for number in range(3):
+        events.append(ToolCall(tool="t", tool_call_id="c", duration=1.0, success=False, seq=2 * number, **ids))
+        events.append(AgentEnd(seq=2 * number + 1, **ids))
+    assert summary(*events).read().agents == (AgentRow("a", {"ok": 1}, tools=1, tool_errors=1),)

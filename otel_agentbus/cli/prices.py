@@ -98,10 +98,10 @@ def _moment(said: str | None) -> datetime:
     raise typer.BadParameter(f"{said!r} {wrong}", param_hint="--at")
 
 
-def _check_model(model: str) -> None:
+def _check_model(model: str | None) -> None:
     from otel_agentbus.telemetry.pricing.ids import LONGEST
 
-    if not model.strip():
+    if model is None or not model.strip():  # typer's lowest version gives None for what is missing
         raise typer.BadParameter("the name of a model is needed, such as gpt-5-mini", param_hint="MODEL")
     if len(model) > LONGEST:
         raise typer.BadParameter(f"no model has a name of more than {LONGEST} characters", param_hint="MODEL")

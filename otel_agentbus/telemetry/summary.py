@@ -16,12 +16,15 @@ from .attributes import number, text
 from .call_metrics import outcome
 from .conventions import provider_name
 from .latencies import Latencies
-from .series import NAME_LENGTH, OTHER, Pending
+from .series import NAME_LENGTH, OTHER, Pending, Told
 
 #: How many rows there are at most, of models and of agents each; the last one is `other`.
 ROWS = 500
 #: How many runs may go on at once and still be known by their model, when an answer comes from a cache instead.
 OPEN_RUNS = 10_000
+
+#: How many ends of runs and tools are known again when they are told again.
+ENDS = 16_384
 
 _CACHED = 4096
 #: Sums of money must not depend on what the application makes of its decimal numbers.
@@ -224,6 +227,7 @@ class Summary:
         self._found: dict[tuple[object, ...], _Row] = {}
         #: Agent, provider and model of the runs that go on, as they are given.
         self._runs: Pending[object, tuple[str | None, ...]] = Pending(OPEN_RUNS)
+        self._ended = Told(ENDS)
 
     def __call__(self, event: Event) -> None:
         """Add what it says."""
@@ -257,7 +261,15 @@ class Summary:
             model = event.model if _name(model) is None else model
         self._row(event.agent, event.model_provider, model).add(event, account)
 
+    def _again(self, event: ToolCall | AgentEnd, call_id: str | None) -> bool:
+        """Whether this end was told before: by ids that a bus has stamped, which are unique."""
+        if event.seq is None or not (isinstance(event.invocation_id, str) and isinstance(call_id, str)):
+            return False
+        return self._ended.again((event.invocation_id, event.attempt, call_id))
+
     def _tool(self, event: ToolCall) -> None:
+        if self._again(event, event.tool_call_id):
+            return
         agent = self._agent(event.agent)
         agent.tools += 1
         agent.tool_errors += event.outcome == "error"
@@ -267,6 +279,8 @@ class Summary:
             self._runs.put(event.invocation_id, (event.agent, event.model_provider, event.model))
 
     def _end(self, event: AgentEnd) -> None:
+        if self._again(event, ""):
+            return
         run = None if event.invocation_id is None else self._runs.take(event.invocation_id)
         self._agent(event.agent if run is None else event.agent or run[0]).runs[outcome(event.outcome)] += 1
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import sys
 import textwrap
 from collections import Counter
@@ -78,10 +79,23 @@ def print_summary(
     try:
         stream = sys.stderr if stream is None else stream
         if stream is not None and (dropped or not data.is_empty):
-            stream.write(_rendered(data, stream, budgets or {}, dropped))
-            stream.flush()
+            _write(stream, _rendered(data, stream, budgets or {}, dropped))
     except Exception:  # noqa: BLE001 - the end of a program is no place to fail for the sake of a table
         _log.debug("The summary could not be printed", exc_info=True)
+
+
+def _write(stream: TextIO, text: str) -> None:
+    """Past the stream's buffer, if it has a file: what stays in there Python fails to write again at its exit."""
+    try:
+        file = stream.fileno()
+    except (OSError, AttributeError):  # one in memory, or whatever stands in for one
+        stream.write(text)
+        stream.flush()
+        return
+    stream.flush()
+    rest = text.encode(stream.encoding or "utf-8", "replace")
+    while rest:
+        rest = rest[os.write(file, rest) :]
 
 
 def _rendered(data: SummaryData, stream: TextIO, budgets: Mapping[str, float], dropped: int) -> str:
