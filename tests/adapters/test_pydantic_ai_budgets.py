@@ -23,21 +23,21 @@ def _nothing_goes_wrong() -> None:
     losses.counts.clear()
 
 
-def outcomes(agent: Agent[None, str], runs: int) -> list[str]:
+async def outcomes(agent: Agent[None, str], runs: int) -> list[str]:
     found = []
     for _ in range(runs):
         try:
-            agent.run_sync(QUESTION)
+            await agent.run(QUESTION)  # `run_sync` would leave a loop open
             found.append("ran")
         except BudgetExceeded as refused:
             found.append(refused.budget)
     return found
 
 
-def test_the_call_after_the_one_that_used_it_up_is_refused() -> None:
+async def test_the_call_after_the_one_that_used_it_up_is_refused() -> None:
     with testing.capture(budgets=[STOP]) as seen, adapters.instrument("pydantic-ai"):
         before = get_current()
-        assert outcomes(Agent(TestModel(), name="a"), 5) == ["ran", "ran", "week", "week", "week"]
+        assert await outcomes(Agent(TestModel(), name="a"), 5) == ["ran", "ran", "week", "week", "week"]
         assert (get_current(), current()) == (before, None)
         total = seen.bus.summary().total
         assert (total.calls, total.input > 50) == (2, True)
@@ -45,19 +45,19 @@ def test_the_call_after_the_one_that_used_it_up_is_refused() -> None:
     assert not losses.counts
 
 
-def test_a_budget_that_only_tells_lets_all_of_them_run_and_counts_them() -> None:
+async def test_a_budget_that_only_tells_lets_all_of_them_run_and_counts_them() -> None:
     with testing.capture(budgets=[Budget("week", tokens=100, window="7d")]) as seen, adapters.instrument("pydantic-ai"):
-        assert outcomes(Agent(TestModel(), name="a"), 5) == ["ran"] * 5
+        assert await outcomes(Agent(TestModel(), name="a"), 5) == ["ran"] * 5
         assert seen.bus.summary().total.calls == 5
 
 
-def test_the_applications_own_spans_end_where_a_call_is_refused() -> None:
+async def test_the_applications_own_spans_end_where_a_call_is_refused() -> None:
     exporter, provider = InMemorySpanExporter(), TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     Agent.instrument_all(InstrumentationSettings(tracer_provider=provider))
     try:
         with testing.capture(budgets=[STOP]), adapters.instrument("pydantic-ai"):
-            assert outcomes(Agent(TestModel(), name="a"), 3) == ["ran", "ran", "week"]
+            assert await outcomes(Agent(TestModel(), name="a"), 3) == ["ran", "ran", "week"]
     finally:
         Agent.instrument_all(False)
     assert [span.name for span in exporter.get_finished_spans()] == ["chat test", "invoke_agent a"] * 3
