@@ -7,8 +7,7 @@ PIP    := $(RUN)/python -m pip --disable-pip-version-check --quiet
 #: In how many processes the unit tests run; some measure how threads meet, and want a core each.
 WORKERS ?= 2
 #: Tests of what is made of the standard library alone: no version of anything matters to them.
-OWN    := test_router*.py test_delivery*.py test_streams*.py test_budget*.py test_price*.py test_pricing*.py \
-	test_secrets.py test_passages.py test_ledger.py test_metrics_cardinality.py test_dashboards.py
+OWN    := test_router*.py test_delivery*.py
 LOCKS  := requirements/build.txt requirements/run.txt requirements/dev.txt
 
 .PHONY: help demo test integration backends lint types imports check bench dashboards docs lock lock-lowest test-lowest clean
