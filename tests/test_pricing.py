@@ -500,6 +500,18 @@ print("true")
     assert in_a_process_of_its_own(code) is True
 
 
+def test_the_end_of_a_program_waits_for_the_loading_that_is_under_way() -> None:
+    """Its daemon thread, unwound by force in the list's Rust extension, would abort the process ("not rethrown")."""
+    code = """
+import atexit, json, time
+atexit.register(lambda: print(json.dumps(loading.done)))  # registered first: it runs last
+from otel_agentbus.telemetry.pricing.loading import Loading
+loading = Loading(lambda: time.sleep(0.3))
+loading.in_background()
+"""
+    assert in_a_process_of_its_own(code) is True
+
+
 def test_making_a_book_imports_no_list(tmp_path: Path) -> None:
     path = tmp_path / "prices.toml"
     path.write_text('[[price]]\nmodel = "m"\ninput = 1\noutput = 1\n', encoding="utf-8")

@@ -13,6 +13,8 @@ from typing import Final
 #: Seconds that a fork waits for a loading that is under way: a child that inherits a half imported module, and the lock
 #: of the thread that was importing it, could never import it itself.
 PATIENCE: Final = 2.0
+#: Seconds that the end of the process waits for it. It takes 0.3 s, and touches no network.
+PATIENCE_AT_EXIT: Final = 10.0
 
 
 class Loading:
@@ -34,8 +36,8 @@ class Loading:
 
     @property
     def under_way(self) -> bool:
-        """Whether a thread is at it."""
-        return self._loader is not None and not self.done
+        """Whether a thread is at it, or about to be."""
+        return (self._loader is not None or self._thread is not None) and not self.done
 
     def wait(self, timeout: float) -> bool:
         """Wait for it at most this many seconds; whether it is done."""
@@ -74,16 +76,19 @@ _known: list[weakref.ref[Loading]] = []
 
 
 def _at_exit() -> None:
-    """Let a program that Ctrl-C has ended exit by the signal, as it would without us.
+    """Let a program end as it would without us: with its own exit code, and by the signal, if Ctrl-C has ended it.
+
+    A daemon thread that wants the interpreter's lock back after its end is unwound by force, and the list's Rust
+    extension aborts the process when that happens inside it: so a loading that is under way is waited for.
 
     CPython forgets an unhandled KeyboardInterrupt when a text is executed, in whatever thread: to import the list is to
     execute many (each dataclass is one). To be raised and handled in such a text once more reminds it.
     """
+    for known in _known.copy():
+        loading = known()
+        if loading is not None and loading.under_way:
+            loading.wait(PATIENCE_AT_EXIT)
     if isinstance(getattr(sys, "last_value", None), KeyboardInterrupt):
-        for known in _known.copy():
-            loading = known()
-            if loading is not None and loading.under_way:
-                loading.wait(PATIENCE)
         try:
             exec("raise KeyboardInterrupt")
         except KeyboardInterrupt:
