@@ -7,30 +7,27 @@ further fields of a known kind are kept under `attributes`; an unknown kind beco
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, fields
-from datetime import date, time, timedelta
-from decimal import Decimal
-from enum import Enum
-from functools import cache, lru_cache
-from itertools import islice
-from operator import attrgetter
-from pathlib import PurePath
+from datetime import timedelta
+from functools import cache
 from typing import Annotated, Any, Union, cast
-from uuid import UUID
 
 from pydantic import Discriminator, Tag, TypeAdapter, ValidationError
-from pydantic_core import from_json, to_json
+from pydantic_core import SchemaValidator, from_json
+from pydantic_core.core_schema import any_schema
 
 from .errors import UnreadableEvent
+from .event_writing import DEEPEST, ENVELOPE, defaults_of, write
 from .events import JSON, KINDS, DomainEvent, Event, UnknownEvent, name_of
+
+__all__ = ["ALIASES", "json_schema", "load", "read", "validate", "write"]
 
 #: What other producers call fields of ours.
 ALIASES = {"turn_id": "invocation_id", "agent_alias": "agent"}
 
 _DURATIONS = frozenset({"duration", "time_to_first_chunk"})
 _CLASSES: Mapping[str, type[Event]] = {**KINDS, DomainEvent.kind: DomainEvent, UnknownEvent.kind: UnknownEvent}
-_ENVELOPE = frozenset(field.name for field in fields(Event))
 
 
 def read(data: bytes | str) -> Event:
@@ -39,7 +36,7 @@ def read(data: bytes | str) -> Event:
         found = from_json(data)
     except ValueError as error:
         raise UnreadableEvent(f"not JSON: {error}") from None
-    return load(found)
+    return _as_we_write_it(found) or load(found)
 
 
 def load(found: object) -> Event:
@@ -56,23 +53,6 @@ def load(found: object) -> Event:
     else:
         kind, taken = UnknownEvent.kind, _unknown_fields(name, found)
     return _checked(name, {**taken, "event": kind})
-
-
-def write(event: Event) -> bytes:
-    """The event as compact JSON, its fields in the order of the class, what is unset left out; never raises."""
-    said: dict[str, Any] = {"event": _rendered(name_of(event))}
-    cls: type = type(event)
-    names, defaults, values_of = _written(cls)
-    for name, default, value in zip(names, defaults, values_of(event), strict=True):
-        if value is default or (default is not None and type(value) is type(default) and value == default):
-            continue
-        said[name] = value if type(value) in _PLAIN else _rendered(value)
-    if isinstance(event, UnknownEvent) and isinstance(kept := _rendered(event.fields), dict):
-        said.update({name: value for name, value in kept.items() if name not in said})
-    try:
-        return to_json(said, inf_nan_mode="strings")
-    except Exception:  # noqa: BLE001 - lone surrogates: an event is written whatever it says
-        return to_json(_encodable(said), inf_nan_mode="strings")
 
 
 def validate(event: Event) -> None:
@@ -122,9 +102,6 @@ def _describe(definition: dict[str, Any], event: dict[str, str], *required: str)
     definition["additionalProperties"] = False
 
 
-# Reading
-
-
 @cache
 def _adapter() -> TypeAdapter[Any]:
     kinds = tuple(Annotated[cls, Tag(kind)] for kind, cls in _CLASSES.items())
@@ -132,6 +109,32 @@ def _adapter() -> TypeAdapter[Any]:
     told_apart = Annotated[union, Discriminator(lambda taken: taken["event"])]
     adapter: TypeAdapter[Any] = TypeAdapter(told_apart)
     return adapter
+
+
+def _as_we_write_it(found: Any) -> Event | None:
+    """The event of a kind of ours in what was JSON text, if nothing in it is another producer's way to say it."""
+    tag = found.get("event") if isinstance(found, dict) else None
+    cls: type | None = KINDS.get(tag) if isinstance(tag, str) else None
+    if cls is None:
+        return None
+    names, validator = _of_json(cls)
+    if not names.issuperset(found):
+        return None
+    try:
+        return cast("Event", validator.validate_python(found))
+    except ValidationError:
+        return None
+
+
+@cache
+def _of_json(cls: type) -> tuple[frozenset[str], SchemaValidator]:
+    """The names in a kind, and what checks it: what may be any JSON is not looked into, for it was JSON."""
+    schema: Any = TypeAdapter(cls).core_schema
+    known = schema["definitions"] if schema["type"] == "definitions" else ()
+    refs = [each["ref"] for each in known]
+    if refs and all(ref.startswith(f"{JSON.__module__}.{JSON.__name__}:") for ref in refs):
+        schema = {**schema, "definitions": [any_schema(ref=ref) for ref in refs]}
+    return frozenset({"event", *defaults_of(cls)}), SchemaValidator(schema)
 
 
 def _checked(name: str, taken: dict[str, object]) -> Event:
@@ -158,7 +161,7 @@ def _sentence(name: str, error: ValidationError) -> str:
 
 def _known_fields(cls: type, found: Mapping[Any, object]) -> dict[str, object]:
     """The fields of a class by our names; whatever else is said is kept under `attributes`."""
-    defaults = _defaults(cls)
+    defaults = defaults_of(cls)
     taken: dict[str, object] = {}
     further: dict[Any, object] = {}
     for key, value in found.items():
@@ -176,8 +179,8 @@ def _known_fields(cls: type, found: Mapping[Any, object]) -> dict[str, object]:
 
 
 def _unknown_fields(name: str, found: Mapping[Any, object]) -> dict[str, object]:
-    envelope = {key: value for key, value in found.items() if key in _ENVELOPE and value is not None}
-    others = {key: value for key, value in found.items() if key not in _ENVELOPE and key != "event"}
+    envelope = {key: value for key, value in found.items() if key in ENVELOPE and value is not None}
+    others = {key: value for key, value in found.items() if key not in ENVELOPE and key != "event"}
     return {**envelope, "name": name, "fields": others}
 
 
@@ -204,7 +207,7 @@ def _is_plain(value: object) -> bool:
     if value is None or isinstance(value, (str, int, float)):
         return True
     level, seen = [value], {id(value)}
-    for _ in range(_DEEPEST):
+    for _ in range(DEEPEST):
         below: list[object] = []
         for container in level:
             if not isinstance(container, (dict, list)):
@@ -230,110 +233,3 @@ def _is_same(given: object, taken: object) -> bool:
 
 def _type_of(value: object) -> str:
     return "null" if value is None else f"of type {type(value).__name__}"
-
-
-# Writing
-
-
-@lru_cache(maxsize=1024)
-def _defaults(cls: type) -> dict[str, object]:
-    """The fields of a class and what they are when nobody sets them; MISSING for those that must be said."""
-    return {
-        field.name: field.default if field.default_factory is MISSING else field.default_factory()
-        for field in fields(cls)
-        if field.name != "event"
-    }
-
-
-@lru_cache(maxsize=1024)
-def _written(cls: type) -> tuple[tuple[str, ...], tuple[object, ...], Callable[[Event], tuple[object, ...]]]:
-    """The fields to write, what each of them is when it can be left out, and how to get them all."""
-    defaults = _defaults(cls)
-    names = tuple(name for name in defaults if name in _ENVELOPE or not issubclass(cls, UnknownEvent))
-    return names, tuple(MISSING if name == "data" else defaults[name] for name in names), attrgetter(*names)
-
-
-#: What JSON says as it is; ints are not among them, for they may be too long for those who read them.
-_PLAIN = frozenset({str, bool, float, type(None)})
-_LONGEST_INT = 1 << 1024
-_DEEPEST = 100
-_MOST_ITEMS = 10_000
-
-
-def _rendered(value: object, above: tuple[int, ...] = ()) -> JSON:
-    """A value in the terms of JSON; what it cannot say becomes text. Iterators are left alone: they are the agent's."""
-    if type(value) in _PLAIN or (type(value) is int and -_LONGEST_INT < value < _LONGEST_INT):
-        return cast("JSON", value)
-    try:
-        if isinstance(value, Enum):
-            return _rendered(value.value, above)
-        if isinstance(value, int):
-            number = int.__add__(value, 0)
-            return number if -_LONGEST_INT < number < _LONGEST_INT else hex(number)
-        if isinstance(value, (str, float)):
-            return str.__str__(value) if isinstance(value, str) else float.__add__(value, 0.0)
-        return _rendered_container(value, above)
-    except Exception as broken:  # noqa: BLE001 - the value's own code: an event is written whatever it says
-        return f"[unreadable {type(value).__name__}: {type(broken).__name__}]"
-
-
-def _rendered_container(value: object, above: tuple[int, ...]) -> JSON:
-    mapping = value if isinstance(value, (dict, Mapping)) else _record(value)
-    if mapping is None and not isinstance(value, (list, tuple, set, frozenset)):
-        return _rendered_object(value)
-    if id(value) in above:
-        return "[cycle]"
-    if len(above) >= _DEEPEST:
-        return f"[{type(value).__name__} nested too deep]"
-    above = (*above, id(value))
-    if mapping is not None:
-        rendered: dict[str, JSON] = {}
-        for key, item in _items_of(mapping):
-            name = _key(key)
-            while name in rendered:  # 1 and "1" are two keys
-                name += "'"
-            rendered[name] = _rendered(item, above)
-        return rendered
-    base = next(base for base in (list, tuple, set, frozenset) if isinstance(value, base))
-    items = [_rendered(item, above) for item in list(cast("Any", base).__iter__(value))]
-    return sorted(items, key=repr) if base in (set, frozenset) else items
-
-
-def _items_of(mapping: Mapping[Any, object]) -> list[tuple[object, object]]:
-    """A dict is read as the dict that it is, and of another mapping no more than anybody means."""
-    return list(dict.items(mapping) if isinstance(mapping, dict) else islice(mapping.items(), _MOST_ITEMS))
-
-
-def _record(value: object) -> Mapping[str, object] | None:
-    """The fields of a dataclass or a pydantic model, as they are: its own serialiser is not called."""
-    cls = type(value)
-    declared = getattr(cls, "__dataclass_fields__", None) or getattr(cls, "__pydantic_fields__", None)
-    if not isinstance(declared, dict):
-        return None
-    return {n: getattr(value, n, None) for n, info in declared.items() if getattr(info, "exclude", None) is not True}
-
-
-def _rendered_object(value: object) -> JSON:
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        return bytes(value).decode("utf-8", "backslashreplace")
-    if isinstance(value, timedelta):
-        return value.total_seconds()
-    if isinstance(value, (date, time)):
-        return value.isoformat()
-    return str(value) if isinstance(value, (UUID, Decimal, PurePath)) else repr(value)
-
-
-def _key(key: object) -> str:
-    rendered = _rendered(key)
-    return rendered if isinstance(rendered, str) else to_json(rendered).decode()
-
-
-def _encodable(value: JSON) -> JSON:
-    """The same without lone surrogates; two halves of one character that stand together become it."""
-    if isinstance(value, str):
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    if isinstance(value, list):
-        return [_encodable(item) for item in value]
-    if isinstance(value, dict):
-        return {cast("str", _encodable(key)): _encodable(item) for key, item in value.items()}
-    return value

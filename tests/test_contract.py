@@ -6,6 +6,7 @@ import contextlib
 import json
 import types
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from datetime import timedelta
 from enum import StrEnum
@@ -112,6 +113,24 @@ def test_what_is_written_is_read_again_as_it_was(event: Event) -> None:
     assert contract.write(read) == written
     assert contract.read(written.decode()) == event
     assert contract.load(json.loads(written)) == event
+
+
+SAID = ["event", "name", "data", "attempt", "operation", "attributes", "duration", "turn_id", "agent", "usage"]
+DIALECTS = st.sampled_from(["NaN", "3", "PT1S", {"secs": 1, "nanos": 2}, "error", "tool.end", 3.0, True])
+
+
+def outcome(read: Callable[[Any], Event], found: Any) -> str:
+    try:
+        return repr(read(found))
+    except UnreadableEvent as refused:
+        return f"refused: {refused}"
+
+
+@given(ANY_EVENT, st.dictionaries(st.sampled_from(SAID), VALUES | DIALECTS))
+@settings(max_examples=500)
+def test_text_is_read_as_what_it_says_is_loaded(event: Event, further: dict[str, Any]) -> None:
+    found = {**json.loads(contract.write(event)), **further}
+    assert outcome(contract.read, json.dumps(found)) == outcome(contract.load, found)
 
 
 @given(ANY_EVENT)
