@@ -9,9 +9,11 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
+from platformdirs import user_state_path
 from pydantic import Field, PrivateAttr, SecretBytes, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -88,6 +90,24 @@ class Settings(BaseSettings):
         "A TOML file of budgets: what a run, a day or an agent may spend.")
     summary: values.Flag = _setting(False, "AGENTBUS_SUMMARY",
         "Print calls, tokens, cost and latency by agent and model on standard error at the end.")
+    spool_dir: values.Directory = _setting(None, "AGENTBUS_SPOOL_DIR",
+        "Where spans wait that the endpoint does not take; off keeps none. Unset: under the user's state directory.")
+    spool_max_bytes: values.Count = _setting(268_435_456, "AGENTBUS_SPOOL_MAX_BYTES",
+        "Bytes that may wait there; beyond it the oldest are dropped and counted.")
+    spool_max_age: values.Seconds = _setting(604_800.0, "AGENTBUS_SPOOL_MAX_AGE",
+        "Seconds that spans may wait there; a week.")
+    journal: values.Directory = _setting(None, "AGENTBUS_JOURNAL",
+        "A directory in which every event is written down, for recover, replay, tail, tree and stats.")
+    journal_sync: values.JournalSync = _setting("batch", "AGENTBUS_JOURNAL_SYNC",
+        "event: written before emit returns, so that SIGKILL loses none. batch: by the background, every 50 ms.")
+    journal_max_bytes: values.Count = _setting(1_073_741_824, "AGENTBUS_JOURNAL_MAX_BYTES",
+        "Bytes of the journal; beyond it the oldest are dropped and counted.")
+    recover: values.Flag = _setting(False, "AGENTBUS_RECOVER",
+        "At connect(), send what processes that were killed have left in the journal.")
+    run_ttl: values.Seconds = _setting(86_400.0, "AGENTBUS_RUN_TTL",
+        "On replay: seconds after its last event at which an open run counts as interrupted.")
+    flush_on_sigterm: values.Flag = _setting(False, "AGENTBUS_FLUSH_ON_SIGTERM",
+        "Close before an unhandled SIGTERM ends the process, which else loses what waits in memory.")
     queue_size: values.Count = _setting(65_536, "AGENTBUS_QUEUE_SIZE",
         "Events that may wait for the background pump; beyond it the oldest are dropped and counted.")
     max_open_spans: values.Count = _setting(10_000, "AGENTBUS_MAX_OPEN_SPANS",
@@ -146,8 +166,8 @@ class Settings(BaseSettings):
         "Which traces are kept: always_on, always_off, traceidratio, or parentbased_ and one of these.")
     sampler_arg: values.Text = _setting(None, "OTEL_TRACES_SAMPLER_ARG",
         "The share of traces that the ratio samplers keep, 0 to 1; unset: 1.")
-    bsp_max_queue_size: values.Count = _setting(2_048, "OTEL_BSP_MAX_QUEUE_SIZE",
-        "Ended spans that may wait for export.")
+    bsp_max_queue_size: values.Count = _setting(16_384, "OTEL_BSP_MAX_QUEUE_SIZE",
+        "Ended spans that may wait for export in memory; beyond it the oldest go to the spool.")
     bsp_max_export_batch_size: values.Count = _setting(512, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE",
         "Spans in one export; at most the queue.")
     bsp_schedule_delay_ms: values.Millis = _setting(5_000.0, "OTEL_BSP_SCHEDULE_DELAY",
@@ -212,6 +232,11 @@ class Settings(BaseSettings):
             raise ValueError("set it to a number from 0 to 1, such as 0.1")
         return text
 
+    @field_validator("journal")
+    @classmethod
+    def _no_journal(cls, directory: str | None) -> str | None:
+        return None if directory == values.OFF else directory
+
     @field_validator("bsp_max_export_batch_size")
     @classmethod
     def _batch(cls, size: int, info: ValidationInfo) -> int:
@@ -253,6 +278,13 @@ class Settings(BaseSettings):
         if self.sdk_disabled or named == ():
             return ()
         return named or (("otlp",) if self._deciding_value(signal, "endpoint") else ())
+
+    @property
+    def spool(self) -> Path | None:
+        """The directory of the spools; None where they are off."""
+        if self.spool_dir is None:
+            return user_state_path("otel-agentbus") / "spool"
+        return None if self.spool_dir == values.OFF else Path(self.spool_dir)
 
     @property
     def exports_traces(self) -> bool:

@@ -19,6 +19,8 @@ Conventions = Literal["1.41", "2026-10", "both"]
 Capture = Literal["NO_CONTENT", "SPAN_ONLY", "EVENT_ONLY", "SPAN_AND_EVENT"]
 Pairs = tuple[tuple[str, str], ...]
 
+#: What a directory says that is not to be.
+OFF = "off"
 SIGNALS: tuple[Signal, ...] = get_args(Signal)
 RATIO_SAMPLERS = ("traceidratio", "parentbased_traceidratio")
 SAMPLERS = ("always_on", "always_off", "parentbased_always_on", "parentbased_always_off", *RATIO_SAMPLERS)
@@ -210,6 +212,20 @@ def _sampler(name: str) -> str:
     return name
 
 
+def _path(value: object) -> object:
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _directory(text: str | None) -> str | None:
+    """A path, made absolute: the program may change its directory later."""
+    if text is None or text.lower() in {OFF, "none"}:
+        return None if text is None else OFF
+    path = os.path.abspath(os.path.expanduser(text))
+    if os.path.exists(path) and not os.path.isdir(path):
+        raise ValueError("that is a file; give a directory, which is made where it is missing, or off")
+    return path
+
+
 def _key(key: SecretBytes) -> SecretBytes:
     if (size := len(key.get_secret_value())) > 64:
         raise ValueError(f"it has {size} bytes; give at most 64")
@@ -240,6 +256,8 @@ File = Annotated[str | None, AfterValidator(lambda path: path and _readable(path
 TomlFile = Annotated[
     str | None, AfterValidator(lambda path: path and _readable(path)), Accepts("the path of a TOML file")
 ]
+Directory = Annotated[str | None, BeforeValidator(_path), AfterValidator(_directory), Accepts("a directory, or off")]
+JournalSync = Annotated[Literal["event", "batch"], BeforeValidator(_lower), Accepts("event or batch")]
 Wire = Annotated[Protocol | None, BeforeValidator(_lower), Accepts("grpc or http/protobuf; Python has no http/json")]
 Squeeze = Annotated[Compression | None, BeforeValidator(_lower), Accepts("gzip, deflate or none")]
 OptionalSeconds = Annotated[

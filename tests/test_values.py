@@ -121,8 +121,8 @@ def complaints(**arguments: object) -> list[str]:
         ("OTEL_SPAN_EVENT_COUNT_LIMIT", "-1", "is '-1': set it to a whole number, 0 or more, or unset it."),
         (
             "OTEL_BSP_MAX_EXPORT_BATCH_SIZE",
-            "4096",
-            "is '4096': set it to at most OTEL_BSP_MAX_QUEUE_SIZE, or raise that one.",
+            "32768",
+            "is '32768': set it to at most OTEL_BSP_MAX_QUEUE_SIZE, or raise that one.",
         ),
     ],
 )
