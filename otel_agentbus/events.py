@@ -22,6 +22,19 @@ JSON = TypeAliasType("JSON", "bool | int | float | str | list[JSON] | dict[str, 
 Outcome = Literal["ok", "error", "cancelled", "interrupted"]
 
 
+class _Replayed:
+    """Where an event comes from that was read from a journal: no block of this process will end what it began."""
+
+    ended = True
+
+    def __repr__(self) -> str:
+        return "REPLAYED"
+
+
+#: The origin of every event that was read from a journal.
+REPLAYED = _Replayed()
+
+
 class InProcess:
     """What an event carries inside its process only: the block that emitted it, and what the ledger made of it."""
 
@@ -29,6 +42,11 @@ class InProcess:
 
     account: Any
     origin: Any
+
+    @property
+    def replayed(self) -> bool:
+        """Whether the event was read from a journal: it happened before, perhaps in another process."""
+        return getattr(self, "origin", None) is REPLAYED
 
 
 @dataclass(slots=True, kw_only=True)
@@ -338,6 +356,7 @@ def name_of(event: Event) -> str:
 __all__ = [
     "JSON",
     "KINDS",
+    "REPLAYED",
     "AgentEnd",
     "AgentStart",
     "CacheHit",
