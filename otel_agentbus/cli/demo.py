@@ -64,7 +64,7 @@ def demo(
     from rich.console import Console
 
     console = Console(highlight=False)
-    for name in ("opentelemetry", "otel_agentbus.bus"):  # what fails is said below, in a sentence
+    for name in ("opentelemetry", "otel_agentbus"):  # what fails is said below, in a sentence
         logging.getLogger(name).addHandler(_SILENT)
     try:
         settings = named()
@@ -154,8 +154,14 @@ def whereabouts(bus: agentbus.Bus, origin: Origin | None, jaeger: str, *, flushe
 def _trouble(bus: agentbus.Bus, flushed: bool) -> str | None:
     """What went wrong with the spans."""
     spans, way = bus.health()["spans"], bus.health()["traces"]
-    if spans["lost"]:
-        return f"NOT EXPORTED: {spans['lost']} spans were lost on their way ({way}). `otel-agentbus doctor` says why."
+    lost = spans["rejected"] + spans["dead_lettered"] + sum(spans["dropped"].values())
+    if lost:
+        return f"NOT EXPORTED: {lost} spans were refused or lost on their way ({way}). `otel-agentbus doctor` says why."
+    if spans["spooled"]:
+        return (
+            f"NOT EXPORTED: {spans['spooled']} spans are kept on disk and sent when the endpoint takes them ({way}). "
+            f"`otel-agentbus doctor` says why it does not."
+        )
     if not flushed and not spans["exported"]:
         return f"NOT EXPORTED within {PATIENCE:.0f} s ({way}). `otel-agentbus doctor` says why."
     return None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from otel_agentbus.cli.money import Money, money
+from otel_agentbus.cli.on_disk import OnDisk, on_disk
 from otel_agentbus.cli.traps import Facts, Finding, findings
 from otel_agentbus.errors import ConfigurationError
 from otel_agentbus.settings import Settings
@@ -47,6 +48,7 @@ class Report:
     pipeline: dict[str, str]
     findings: list[Finding]
     money: Money | None = None
+    on_disk: OnDisk | None = None
 
     @property
     def healthy(self) -> bool:
@@ -74,6 +76,7 @@ class Report:
             if facts
             else {},
             "money": asdict(self.money) if self.money else {},
+            "on_disk": asdict(self.on_disk) if self.on_disk else {},
             "findings": [asdict(finding) for finding in self.findings],
         }
 
@@ -84,10 +87,11 @@ def examine(timeout: float | None = None, prometheus: str | None = None) -> Repo
         settings = Settings()
         known = money(settings, prometheus)
         facts = observe(settings, timeout)
+        disk = on_disk(settings)
     except ConfigurationError as error:
         return Report(None, {}, [Finding("problem", sentence) for sentence in str(error).splitlines()])
-    found = [*findings(facts), *_about(known)]
-    return Report(facts, _pipeline(facts), found, known)
+    found = [*findings(facts), *_about(known), *(Finding("hint", sentence) for sentence in disk.hints())]
+    return Report(facts, _pipeline(facts), found, known, disk)
 
 
 def _about(known: Money) -> Iterator[Finding]:
@@ -193,6 +197,10 @@ def _show(report: Report, console: Console, every: bool) -> None:
         _show_way(report, report.facts, console)
     if report.money is not None:
         _show_money(report.money, console)
+    if report.on_disk is not None:
+        console.print("\nOn disk", style="bold")
+        for line in report.on_disk.lines():
+            console.print(f"  {line}", markup=False)
     _show_findings(report, console)
 
 

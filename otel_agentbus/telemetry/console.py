@@ -53,6 +53,9 @@ class Signs(NamedTuple):
     last: str = "└─ "
     below: str = "│  "
     etc: str = "…"
+    own: str = "━"
+    other: str = "─"
+    still: str = "◐"
 
     def narrow(self) -> Signs:
         """The same with guides that take less room."""
@@ -67,7 +70,7 @@ class Signs(NamedTuple):
         return str(getattr(self, row.outcome))
 
 
-ASCII = Signs("+", "x", "-", "!", "*", "|/-\\", "|-- ", "`-- ", "|   ", "~")
+ASCII = Signs("+", "x", "-", "!", "*", "|/-\\", "|-- ", "`-- ", "|   ", "~", "=", "-", ">")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,22 +120,28 @@ class View:
         """The tree as it is now; of one that is too high for its place, the newest lines."""
         now_ns = self._clock()
         signs = self._signs
-        lines = list(_lines(self.outline.roots, signs))
+        lines = list(lines_of(self.outline.roots, signs))
         cells = [self._cells(line.row, now_ns) for line in lines]
         widths = [max(map(len, column)) for column in zip(HEADERS, *cells, strict=True)]
-        legend = f"{signs.ok} ok  {signs.error} error  {signs.cancelled} cancelled  {signs.moment} event"
-        drawn = [self._joined(Text(legend), [Text(header) for header in HEADERS], widths)]
+        drawn = [self._joined(self._legend(), [Text(header) for header in HEADERS], widths)]
         drawn[0].stylize("dim")
         hidden = 0 if height is None else max(0, len(lines) - height + 2)
         if hidden > 1:
             drawn.append(Text(f"{signs.etc} {hidden} lines above", "dim"))
             lines, cells = lines[hidden:], cells[hidden:]
         for line, texts in zip(lines, cells, strict=True):
-            style = "bold" if line.row.kind == "agent" else ""
-            numbers = [Text(text, style) for text in texts]
-            numbers[-1].style = "cyan" if line.row.is_open else ""
-            drawn.append(self._joined(self._label(line, now_ns), numbers, widths))
+            drawn.append(self._joined(self._label(line, now_ns), self._numbers(line.row, texts), widths))
         return Text("\n", no_wrap=True, overflow="crop").join(drawn)
+
+    def _legend(self) -> Text:
+        signs = self._signs
+        return Text(f"{signs.ok} ok  {signs.error} error  {signs.cancelled} cancelled  {signs.moment} event")
+
+    def _numbers(self, row: Row, texts: tuple[str, ...]) -> list[Text]:
+        style = "bold" if row.kind == "agent" else ""
+        numbers = [Text(text, style) for text in texts]
+        numbers[len(HEADERS) - 1].style = "cyan" if row.is_open else ""
+        return numbers
 
     def _joined(self, label: Text, numbers: list[Text], widths: list[int]) -> Text:
         """A line with its numbers in their columns at the right; the label has what these leave, however little."""
@@ -152,15 +161,21 @@ class View:
         style = "blue" if row.kind == "moment" else _STYLES[row.outcome]
         text = Text()
         text.append(line.guides, "dim")
-        text.append(self._signs.of(row, now_ns * FRAMES_PER_SECOND // 10**9) + " ", style)
+        text.append(self._sign(row, now_ns) + " ", style)
         if row.kind in ("agent", "tool"):
             text.append(f"{row.kind} ", "dim")
         text.append(self._plain(row.name), "bold" if row.kind == "agent" else "")
-        if row.reason:
-            text.append("  " + self._plain(row.reason), style)
+        if reason := self._reason(row):
+            text.append("  " + self._plain(reason), style)
         if row.detail:
             text.append("  " + self._plain(row.detail), "dim")
         return text
+
+    def _sign(self, row: Row, now_ns: int) -> str:
+        return self._signs.of(row, now_ns * FRAMES_PER_SECOND // 10**9)
+
+    def _reason(self, row: Row) -> str:
+        return row.reason
 
     def _cells(self, row: Row, now_ns: int) -> tuple[str, ...]:
         if row.kind == "moment":
@@ -206,12 +221,13 @@ class View:
         return clean.encode(encoding, "replace").decode(encoding)
 
 
-def _lines(rows: list[Row], signs: Signs, below: str = "", *, top: bool = True) -> Iterator[Line]:
+def lines_of(rows: list[Row], signs: Signs, below: str = "", *, top: bool = True) -> Iterator[Line]:
+    """The rows with everything below them, in the order in which they are drawn."""
     for row in rows:
         is_last = row is rows[-1]
         yield Line(row, "" if top else below + (signs.last if is_last else signs.branch))
         further = "" if top else below + (" " * len(signs.below) if is_last else signs.below)
-        yield from _lines(row.children, signs, further, top=False)
+        yield from lines_of(row.children, signs, further, top=False)
 
 
 def _spent(spent: Spent) -> tuple[str, ...]:

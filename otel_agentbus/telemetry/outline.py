@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from decimal import Context, Decimal
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from ..events import (
     AgentEnd,
     AgentStart,
     CacheHit,
-    CacheMiss,
-    ChannelMessage,
-    DomainEvent,
-    Error,
     Event,
     HeartbeatTick,
     LlmRequest,
@@ -27,11 +23,20 @@ from ..events import (
     name_of,
 )
 from .accounts import account_of, lacks_price
+from .attributes import number
 from .ids import call_of
 from .ledger import Ledger, Prices
+from .phrases import attributes_of, reason_of, told
+from .recent import Recent
 
 Kind = Literal["agent", "llm", "tool", "moment"]
 
+#: How many trees are kept, if nobody says it.
+TREES = 1_000
+#: How many events may wait for somebody who reads.
+_UNREAD = 10_000
+#: How many trees and sources are remembered of those that are kept no more.
+_LEFT_OUT, _SOURCES = 16_384, 1_024
 #: Sums of money must not depend on what the application makes of its decimal numbers.
 _EXACT = Context(prec=60, traps=[])
 
@@ -83,6 +88,8 @@ class Row:
     children: list[Row] = field(default_factory=list)
     agent: str = ""
     keyed: bool = True
+    #: Where it goes on, which is known of what has begun only.
+    source: str = ""
 
     @property
     def is_open(self) -> bool:
@@ -116,18 +123,38 @@ class Totals:
 Key = tuple[str, str, str]
 
 
+class _Tree(NamedTuple):
+    """What is known of one root: the rows that events can name, and those without a parent."""
+
+    keys: list[Key]
+    tops: list[Row]
+    #: The rows that were told before what is above them, under what they wait for.
+    early: dict[Key, list[tuple[Row, Event]]]
+
+
 class Outline:
     """Hears events, as a handler or from a journal, and knows the tree and the totals of what it has heard.
 
-    Hearing costs the emitter one append; whoever reads pays for the rest. It keeps everything: it is for programs that
-    a person looks at, not for a service that runs for weeks. Calls are priced by `prices`, each once.
+    Hearing costs the emitter one append; whoever reads pays for the rest, as does the emitter of many events that
+    nobody reads. The latest trees are kept, in whole; the totals are those of everything. Calls are priced by `prices`,
+    each once.
+
+    Args:
+        prices: where prices come from; without them a call costs what its provider says.
+        trees: how many trees are kept, of those with the latest beginnings.
+
     """
 
-    def __init__(self, prices: Prices | None = None) -> None:
+    def __init__(self, prices: Prices | None = None, *, trees: int = TREES) -> None:
         self._ledger = Ledger(prices)
+        self._trees = max(trees, 1)
         self._heard: deque[Event] = deque()
         self._lock = threading.Lock()
         self._rows: dict[Key, Row] = {}
+        self._kept: dict[str, _Tree] = {}
+        self._left_out: Recent[str, bool] = Recent(_LEFT_OUT)
+        self._last_ns: Recent[str, int] = Recent(_SOURCES)
+        self._unnamed = 0
         self._roots: list[Row] = []
         self._totals = Totals()
         self._trace: str | None = None
@@ -135,6 +162,8 @@ class Outline:
     def __call__(self, event: Event) -> None:
         """Hear an event."""
         self._heard.append(event)
+        if len(self._heard) > _UNREAD:
+            self._catch_up()
 
     @property
     def roots(self) -> list[Row]:
@@ -159,57 +188,112 @@ class Outline:
             while self._heard:
                 self._apply(self._heard.popleft())
 
+    def interrupt(self, gone: Callable[[str], bool]) -> None:
+        """End what goes on in sources that are `gone`, as far as they told of it: with the last that was heard."""
+        self._catch_up()
+        with self._lock:
+            for row in self._rows.values():
+                if row.is_open and gone(row.source):
+                    row.outcome = "interrupted"
+                    row.duration = max((self._last_ns.get(row.source) or 0) - row.started_ns, 0) / 1e9
+
     def _apply(self, event: Event) -> None:
         self._trace = self._trace or event.trace
+        if event.source and event.time_ns:
+            self._last_ns.put(event.source, max(event.time_ns, self._last_ns.get(event.source) or 0))
         account = self._ledger.judge(event)
         if isinstance(event, (AgentStart, LlmRequest, ToolCallStart)):
             self._begin(event)
         elif isinstance(event, (AgentEnd, LlmResponse, ToolCall)):
             self._end(event, account)
         elif not isinstance(event, HeartbeatTick):
-            row = Row("moment", name_of(event), event.time_ns or 0, detail=_told(event), outcome="ok")
+            row = Row("moment", name_of(event), event.time_ns or 0, detail=told(event), outcome="ok")
             self._place(row, event)
             if isinstance(event, CacheHit):
                 self._totals.tokens_saved += event.tokens_saved
 
     def _begin(self, event: Event) -> Row:
         kind, name, local = _identity(event)
-        key = (_scope(event), kind, local or f"#{len(self._rows)}")
+        self._unnamed += not local
+        key = (_scope(event), kind, local or f"#{self._unnamed}")
         known = self._rows.get(key)
         if known is not None and known.is_open:
             return known
         row = Row(kind, name, event.time_ns or 0, agent=event.agent or "", keyed=bool(local))
-        row.detail = _attributes(event)
-        self._place(row, event)
-        self._rows[key] = row
+        row.detail, row.source = attributes_of(event), event.source or ""
+        if (tree := self._place(row, event)) is not None:
+            self._rows[key] = row
+            tree.keys.append(key)
+            for early, its_event in tree.early.pop(key, ()):
+                self._move(early, its_event, tree)
         return row
 
-    def _place(self, row: Row, event: Event) -> None:
-        row.parent = self._above(event)
-        (self._roots if row.parent is None else row.parent.children).append(row)
+    def _place(self, row: Row, event: Event) -> _Tree | None:
+        """Put the row where it belongs; gives its tree, or None where that is kept no more."""
+        root = root_of(event)
+        if root and self._left_out.get(root):
+            return None
+        if not root:
+            self._unnamed += 1
+            root = f"#{self._unnamed}"
+        tree = self._kept.get(root)
+        if tree is None:
+            tree = self._kept[root] = _Tree([], [], {})
+        names = list(_names_above(event))
+        row.parent = next(filter(None, map(self._rows.get, names)), None)
+        for name in names:
+            if name in self._rows:
+                break
+            tree.early.setdefault(name, []).append((row, event))
+        if row.parent is not None:
+            row.parent.children.append(row)
+        else:
+            tree.tops.append(row)
+            self._roots.append(row)
+        if len(self._kept) > self._trees:
+            self._leave_out(next(iter(self._kept)))
+        return tree
 
-    def _above(self, event: Event) -> Row | None:
-        own_run = not isinstance(event, (AgentStart, AgentEnd))
-        scope = (event.invocation_id if own_run else event.parent_invocation_id) or ""
-        if event.parent_call_id:
-            kind, local = call_of(event.parent_call_id)
-            for run in (scope, event.root_invocation_id or ""):  # a call that stands alone is its own root
-                if found := self._rows.get((run, kind, local)):
-                    return found
-        return self._rows.get((scope, "agent", scope)) if scope else None
+    def _leave_out(self, root: str) -> None:
+        tree = self._kept.pop(root)
+        for key in tree.keys:
+            self._rows.pop(key, None)
+        for row in tree.tops:
+            self._roots.remove(row)
+        if not root.startswith("#"):
+            self._left_out.put(root, True)
+
+    def _move(self, row: Row, event: Event, tree: _Tree) -> None:
+        """Put the row below what is above it, which was told after it: in another process, whose clock differs."""
+        above = next(filter(None, map(self._rows.get, _names_above(event))), None)
+        if above is None or above is row.parent or row in above.up():
+            return
+        if row.parent is None:
+            tree.tops.remove(row)
+            self._roots.remove(row)
+        else:
+            row.parent.children.remove(row)
+        before = set(row.up())
+        row.parent = above
+        above.children.append(row)
+        above.children.sort(key=lambda child: child.started_ns)
+        for each in above.up():
+            if each not in before:
+                each.spent.add(row.spent)
 
     def _end(self, event: AgentEnd | LlmResponse | ToolCall, account: Any) -> None:
         row = self._find(event)
         if row is None:
             row = self._begin(event)
-            row.started_ns -= round((event.duration or 0) * 1e9)
+            row.started_ns -= round((number(event.duration) or 0) * 1e9)
         elif not row.is_open:
             return
         else:
-            row.detail = " ".join(filter(None, (row.detail, _attributes(event))))
+            row.detail = " ".join(filter(None, (row.detail, attributes_of(event))))
         row.outcome = event.outcome
-        row.duration = (event.time_ns or 0) / 1e9 - row.started_ns / 1e9 if event.duration is None else event.duration
-        row.reason = _reason(event)
+        said = number(event.duration)
+        row.duration = (event.time_ns or 0) / 1e9 - row.started_ns / 1e9 if said is None else said
+        row.reason = reason_of(event)
         self._count(row, event, account)
 
     def _find(self, event: Event) -> Row | None:
@@ -244,6 +328,23 @@ class Outline:
             totals.llm.add(spent)
 
 
+def root_of(event: Event) -> str:
+    """The tree that it belongs to; nothing where it belongs to none."""
+    return event.root_invocation_id or event.invocation_id or ""
+
+
+def _names_above(event: Event) -> Iterator[Key]:
+    """What may be directly above its row, the closest first."""
+    own_run = not isinstance(event, (AgentStart, AgentEnd))
+    scope = (event.invocation_id if own_run else event.parent_invocation_id) or ""
+    if event.parent_call_id:
+        kind, local = call_of(event.parent_call_id)
+        for run in dict.fromkeys((scope, event.root_invocation_id or "")):  # a call that stands alone is its own root
+            yield run, kind, local
+    if scope:
+        yield scope, "agent", scope
+
+
 def _scope(event: Event) -> str:
     return event.invocation_id or event.root_invocation_id or ""
 
@@ -256,45 +357,3 @@ def _identity(event: Event) -> tuple[Kind, str, str]:
     if isinstance(event, (ToolCallStart, ToolCall)):
         return "tool", event.tool, event.tool_call_id or ""
     return "agent", event.agent or "agent", event.invocation_id or ""
-
-
-def _attributes(event: Event) -> str:
-    said: dict[str, object] = {key: value for key, value in event.attributes.items() if not key.startswith("agentbus.")}
-    if isinstance(event, LlmResponse) and event.time_to_first_chunk is not None:
-        said["first_chunk"] = f"{event.time_to_first_chunk:.2f}s"
-    return _pairs(said)
-
-
-def _pairs(said: dict[str, object]) -> str:
-    return " ".join(f"{key}={value}" for key, value in said.items())
-
-
-def _reason(event: AgentEnd | LlmResponse | ToolCall) -> str:
-    if event.outcome != "error":
-        return "" if event.outcome in ("ok", None) else str(event.outcome)
-    kind = (event.error_type or "error").rpartition(".")[2]
-    return f"{kind}: {event.error_message}" if event.error_message else kind
-
-
-def _budget(said: Mapping[str, Any]) -> str:
-    """How much of a budget is spent, or whatever else somebody says under that name."""
-    try:
-        spent, limit, sign = float(said["spent"]), float(said["limit"]), "$" if said["unit"] == "usd" else ""
-        return f"{said['budget']}: {sign}{spent:,.4g} of {sign}{limit:,.4g}, {spent / limit:.0%}"
-    except (KeyError, TypeError, ValueError, ArithmeticError):
-        return _pairs(dict(said))
-
-
-def _told(event: Event) -> str:
-    """What a moment says, in a few words."""
-    if isinstance(event, CacheHit):
-        return f"{event.cache_type}, {event.tokens_saved:,} tokens saved"
-    if isinstance(event, CacheMiss):
-        return event.cache_type
-    if isinstance(event, DomainEvent):
-        return _budget(event.data) if event.name == "budget_threshold_hit" else _pairs(dict(event.data))
-    if isinstance(event, Error):
-        return f"{event.component}: {event.message}"
-    if isinstance(event, ChannelMessage):
-        return f"{event.direction} {event.channel}"
-    return str(getattr(event, "deploy_id", ""))

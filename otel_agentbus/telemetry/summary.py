@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Context, Decimal
-from typing import Any
+from typing import Any, Literal
 
 from otel_agentbus.events import AgentEnd, AgentStart, CacheHit, Event, LlmResponse, ToolCall
 
@@ -249,6 +249,17 @@ class Summary:
             for row in rows:
                 total.merge(row)
             return SummaryData(tuple(row.read() for row in rows), tuple(a.read() for a in agents), total.read())
+
+    def read_by(self, name: Literal["agent", "model"]) -> tuple[SummaryRow, ...]:
+        """The same rows summed up by one of their names: the others (but a model's provider) are None."""
+        with self._lock:
+            groups: dict[tuple[Spender, bool], _Row] = {}
+            for row in [*self._rows.values(), *([] if self._other is None else [self._other])]:
+                agent, provider, model = row.spender
+                spender: Spender = (agent, None, None) if name == "agent" else (None, provider, model)
+                known = groups.setdefault((spender, row.folded), _Row(spender, folded=row.folded))
+                known.merge(row)
+            return tuple(group.read() for group in groups.values())
 
     def forget(self) -> None:
         """Start from nothing, in the child of a fork."""

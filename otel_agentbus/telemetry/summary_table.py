@@ -1,7 +1,6 @@
 """The summary as a table for people, on any terminal or none: what each agent has used of each model.
 
-The narrower the place, the shorter the numbers; where names and numbers do not fit beside each other, the names stand
-above. Like `console`, it needs `rich` and is imported on use.
+Like `console`, it needs `rich` and is imported on use.
 """
 
 from __future__ import annotations
@@ -12,15 +11,14 @@ import os
 import sys
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TextIO
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, TextIO
 
-from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from .console import dollars, seconds
+from .columns import Column, Count, NumberTable, compact, encodable, latency, printable
+from .console import dollars
 
 if TYPE_CHECKING:
     from .summary import SummaryData, SummaryRow
@@ -30,13 +28,17 @@ _log = logging.getLogger("otel_agentbus.summary")
 TITLE = "What was used, by agent and model"
 #: What stands where a producer gives no name.
 NAMELESS = "-"
-#: A name is shortened to no less than this for the sake of its line: an agent's, a model's.
-LABELS = (12, 20)
-#: How far a model's name stands below its agent's.
-INDENT = 2
-_HEADERS = ("calls", "err", "in", "out", "cached", "cost", "unpriced", "p50", "p95")
-_SHORTER = {"unpriced": "unpr"}
-_MARKS = ("", "red", "", "", "", "", "yellow", "", "")
+_COLUMNS = (
+    Column("calls"),
+    Column("err", mark="red"),
+    Column("in", spare=1),
+    Column("out", spare=1),
+    Column("cached", spare=2),
+    Column("cost"),
+    Column("unpriced", "unpr", mark="yellow", spare=3),
+    Column("p50", spare=3),
+    Column("p95"),
+)
 
 #: How much of a budget more is used than this does not matter: the numbers need not have an end.
 _MOST_SHOWN = 9.99
@@ -48,16 +50,6 @@ _REMEDIES = (
     (("unknown_model", "unknown_provider", "no_price_source"), "AGENTBUS_PRICES may name a file of your own prices"),
     (("invalid_usage",), "their token counts or costs cannot be true"),
 )
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How much room a line takes: where the names of agents and models stand, and how the numbers look."""
-
-    #: Both beside the numbers; the agent above its models; or both above, where they are too long.
-    names: Literal["beside", "grouped", "above"]
-    count: Callable[[int], str]
-    gap: int
 
 
 def print_summary(
@@ -112,122 +104,57 @@ def _rendered(data: SummaryData, stream: TextIO, budgets: Mapping[str, float], d
         console.print(TITLE, style="bold")
         if data.rows:
             console.print(table(data, console.width, encoding=encoding), no_wrap=True, overflow="crop")
-        for style, sentence in _sentences(data, budgets, dropped):
-            lines = textwrap.fill(_encodable(_printable(sentence), encoding), console.width, break_on_hyphens=False)
+        for style, sentence in sentences(data, budgets, dropped):
+            lines = textwrap.fill(encodable(printable(sentence), encoding), console.width, break_on_hyphens=False)
             console.print(lines, style=style, soft_wrap=True)
-    return _encodable(captured.get(), encoding)
-
-
-def _encodable(said: str, encoding: str) -> str:
-    try:
-        return said.encode(encoding, "replace").decode(encoding)
-    except LookupError:
-        return said.encode("ascii", "replace").decode("ascii")
-
-
-def _printable(said: str) -> str:
-    """Without line breaks and control characters, of which a terminal would make something else than text."""
-    return "".join(char if char.isprintable() else " " for char in said)
+    return encodable(captured.get(), encoding)
 
 
 # -- the table --------------------------------------------------------------------------------------------------------
 def table(data: SummaryData, width: int = 80, *, encoding: str = "utf-8") -> Text:
     """The rows that have used something, those of one agent together, and the total: lines of at most `width` cells."""
-    return _Table(data, width, encoding).drawn()
+    rows = _shown(data.rows)
+    models = Counter((row.agent, row.model) for row in rows)
+    labels = [(row.agent or NAMELESS, _model(row, models[row.agent, row.model])) for row in rows]
+    return _drawn(("agent", "model"), labels, [*rows, data.total], width, encoding)
 
 
-class _Table:
-    """One table, with the layout in which it fits its width."""
+def narrowed(rows: Sequence[SummaryRow], total: SummaryRow, by: str, width: int, *, encoding: str = "utf-8") -> Text:
+    """The same by agent or model only, of rows that are summed up so."""
+    models = Counter(row.model for row in rows)
+    names = [(row.agent or NAMELESS) if by == "agent" else _model(row, models[row.model]) for row in rows]
+    return _drawn((by, ""), [(name, "") for name in names], [*rows, total], width, encoding)
 
-    def __init__(self, data: SummaryData, width: int, encoding: str) -> None:
-        self._rows = _shown(data.rows)
-        self._encoding = encoding
-        self._overflow: Literal["ellipsis", "crop"] = "ellipsis" if encoding.startswith("utf") else "crop"
-        self._width = width
-        self._models = Counter((row.agent, row.model) for row in self._rows)
-        self._labels = [self._label(row) for row in self._rows]
-        columns = zip(("agent", "model"), ("total", ""), *self._labels, strict=True)
-        self._needed = [max(map(cell_len, column)) for column in columns]
-        self._fit([*self._rows, data.total])
 
-    def drawn(self) -> Text:
-        """The lines of the table as one text."""
-        first, *cells, last = self._cells
-        header = ("agent", "model") if self._layout.names == "beside" else ("agent/model", "")
-        lines = self._line(*header, self._numbers(first, "dim"), "dim")
-        before: str | None = None
-        for (agent, model), texts in zip(self._labels, cells, strict=True):
-            lines += self._line(agent, model, self._numbers(texts), "", is_new=agent != before)
-            before = agent
-        lines += self._line("total", "", self._numbers(last, "bold"), "bold")
-        for line in lines:
-            line.rstrip()
-        return Text("\n", no_wrap=True, overflow="crop").join(lines)
+def _drawn(
+    titles: tuple[str, str], labels: list[tuple[str, str]], rows: list[SummaryRow], width: int, encoding: str
+) -> Text:
+    def cells(count: Count) -> list[tuple[str, ...]]:
+        return [_cells(row, count) for row in rows]
 
-    def _label(self, row: SummaryRow) -> tuple[str, str]:
-        model = row.model or NAMELESS
-        if self._models[row.agent, row.model] > 1:  # at several providers
-            model = f"{row.provider or NAMELESS}/{model}"
-        return self._plain(row.agent or NAMELESS), self._plain(model)
+    return NumberTable(titles, labels, _COLUMNS, cells, width, encoding).drawn()
 
-    def _plain(self, name: str) -> str:
-        return _encodable(_printable(name), self._encoding)
 
-    def _fit(self, rows: list[SummaryRow]) -> None:
-        """Find the first layout that fits, the widths of its columns, and the texts in them."""
-        agents, models = map(min, LABELS, self._needed)
-        for layout in _LAYOUTS:
-            headers = tuple(_SHORTER.get(name, name) if layout.count is compact else name for name in _HEADERS)
-            cells = [headers, *(_cells(row, layout.count) for row in rows)]
-            widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-            left = self._width - sum(widths) - layout.gap * len(widths)
-            needed = {"beside": agents + layout.gap + models, "grouped": max(agents, INDENT + models), "above": 0}
-            if left >= needed[layout.names]:
-                break
-        self._layout, self._cells, self._widths = layout, cells, widths
-        self._left = max(left, 0)
-
-    def _numbers(self, texts: tuple[str, ...], style: str = "") -> Text:
-        numbers = Text(style=style)
-        for text, room, mark in zip(texts, self._widths, _MARKS, strict=True):
-            numbers.append(" " * self._layout.gap)
-            numbers.append(text.rjust(room), "" if style == "dim" else mark)
-        return numbers
-
-    def _line(self, agent: str, model: str, numbers: Text, style: str, *, is_new: bool = True) -> list[Text]:
-        """The names before their numbers or, where there is no room for them, on lines above."""
-        gap, (longest_agent, longest_model) = self._layout.gap, self._needed
-        if self._layout.names == "beside":
-            room = max(min(longest_agent, self._left - gap - longest_model), min(longest_agent, LABELS[0]))
-            names = self._cut(agent, room, style).append(" " * gap)
-            names.append_text(self._cut(model, min(longest_model, self._left - gap - room), style))
-            return [names.append_text(numbers)]
-        if not model:
-            above, name = [], agent
-        else:
-            above, name = [self._cut(agent, self._width, style)] if is_new else [], " " * INDENT + model
-        if self._layout.names == "above" and cell_len(name) > self._left:
-            above.append(self._cut(name, self._width, style))
-            name = ""
-        room = min(self._left, max(longest_agent, INDENT + longest_model))
-        return [*above, self._cut(name, room, style).append_text(numbers)]
-
-    def _cut(self, name: str, room: int, style: str) -> Text:
-        text = Text(name, style)
-        text.truncate(room, overflow=self._overflow, pad=True)
-        return text
+def _model(row: SummaryRow, number: int) -> str:
+    model = row.model or NAMELESS
+    return model if number == 1 else f"{row.provider or NAMELESS}/{model}"  # at several providers
 
 
 def _shown(rows: Iterable[SummaryRow]) -> list[SummaryRow]:
     """Those of one agent together, the agents in the order of their first calls; none of which all was told before."""
-    used = [row for row in rows if row.calls or row.input or row.output or row.cost or row.saved]
+    used = [row for row in rows if has_used(row)]
     order: dict[tuple[bool, str | None], int] = {}
     for row in used:
         order.setdefault((row.folded, row.agent), len(order))
     return sorted(used, key=lambda row: order[row.folded, row.agent])
 
 
-def _cells(row: SummaryRow, count: Callable[[int], str]) -> tuple[str, ...]:
+def has_used(row: SummaryRow) -> bool:
+    """Whether anything is in it but what was told before."""
+    return bool(row.calls or row.input or row.output or row.cost or row.saved)
+
+
+def _cells(row: SummaryRow, count: Count) -> tuple[str, ...]:
     return (
         count(row.calls),
         *(count(number) if number else "" for number in (row.errors, row.input, row.output, row.cached)),
@@ -238,47 +165,8 @@ def _cells(row: SummaryRow, count: Callable[[int], str]) -> tuple[str, ...]:
     )
 
 
-def full(number: int) -> str:
-    """A count to the last unit."""
-    return f"{number:,}"
-
-
-def compact(number: int) -> str:
-    """A count in at most five characters."""
-    if number < 10_000:
-        return f"{number:,}"
-    scaled, signs = number / 1000, "kMGTP"
-    while scaled >= 999.5 and len(signs) > 1:
-        scaled, signs = scaled / 1000, signs[1:]
-    return f"{scaled:.{2 if scaled < 9.995 else 1 if scaled < 99.95 else 0}f}{signs[0]}"
-
-
-def latency(duration: float | None) -> str:
-    """A latency for people; none where none is known."""
-    if duration is None:
-        return ""
-    return f"{duration * 1000:.0f}ms" if duration < 0.0995 else seconds(duration)
-
-
-#: From the most telling to what takes the least room.
-_LAYOUTS = (
-    Layout("beside", full, 2),
-    Layout("beside", full, 1),
-    Layout("beside", compact, 2),
-    Layout("beside", compact, 1),
-    Layout("grouped", full, 2),
-    Layout("grouped", full, 1),
-    Layout("grouped", compact, 2),
-    Layout("grouped", compact, 1),
-    Layout("above", full, 2),
-    Layout("above", full, 1),
-    Layout("above", compact, 2),
-    Layout("above", compact, 1),
-)
-
-
 # -- what is said below ----------------------------------------------------------------------------------------------
-def _sentences(data: SummaryData, budgets: Mapping[str, float], dropped: int) -> Iterator[tuple[str, str]]:
+def sentences(data: SummaryData, budgets: Mapping[str, float], dropped: int) -> Iterator[tuple[str, str]]:
     """What the table does not say, with the style of each line."""
     yield "dim", _besides(data) + "."
     if dropped:
@@ -334,3 +222,6 @@ def _unpriced(total: SummaryRow) -> str:
     if untold:
         said.append(f"No tokens were told of {_counted(untold, 'call', {})} (no_usage), so what they cost is unknown.")
     return " ".join(said)
+
+
+__all__ = ["NAMELESS", "TITLE", "compact", "has_used", "latency", "narrowed", "print_summary", "sentences", "table"]
