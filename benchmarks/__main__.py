@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from . import background, block, lateness, memory, money, router
+from . import background, block, journal, lateness, memory, money, router
 from .table import Bench, Effort, lines, measured
 
 BENCHES: dict[str, Bench] = {
@@ -16,6 +16,7 @@ BENCHES: dict[str, Bench] = {
     "block": block.rows,
     "background": background.rows,
     "money": money.rows,
+    "journal": journal.rows,
     "memory": memory.rows,
     "lateness": lateness.rows,
 }

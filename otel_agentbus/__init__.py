@@ -16,8 +16,11 @@ from .settings import Settings
 
 if TYPE_CHECKING:
     from .bus import Bus, connect
+    from .recording import Recorder
+    from .recovery import recover, replay
     from .telemetry.metrics import MetricsBridge
     from .telemetry.spans import SpanBridge
+    from .telemetry.spool import SpoolingSpanExporter
 
 __all__ = [
     "AgentBusError",
@@ -28,9 +31,11 @@ __all__ = [
     "Invocation",
     "InvocationExecutor",
     "MetricsBridge",
+    "Recorder",
     "Router",
     "Settings",
     "SpanBridge",
+    "SpoolingSpanExporter",
     "Subscription",
     "__version__",
     "agent",
@@ -42,6 +47,8 @@ __all__ = [
     "inject",
     "instrument",
     "llm",
+    "recover",
+    "replay",
     "resume",
     "stream",
     "tool",
@@ -52,7 +59,11 @@ _LATE = {
     "Bus": "bus",
     "connect": "bus",
     "MetricsBridge": "telemetry.metrics",
+    "Recorder": "recording",
     "SpanBridge": "telemetry.spans",
+    "SpoolingSpanExporter": "telemetry.spool",
+    "recover": "recovery",
+    "replay": "recovery",
 }
 
 

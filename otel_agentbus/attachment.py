@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from .blocks import Runtime, install
+from .sigterm import close_on_sigterm
 
 
 class Attached(Runtime, Protocol):
@@ -35,6 +36,7 @@ class Process:
         self.lock = threading.RLock()
         self._closer: Callable[[], None] | None = None
         self._finalizer: Any = None
+        self._undo_sigterm: Callable[[], None] = _nothing
         os.register_at_fork(after_in_child=self._after_fork)
 
     def attach(self, bus: Attached) -> None:
@@ -45,6 +47,15 @@ class Process:
         install(bus)
         self.close_at_exit(bus)
 
+    def close_on_sigterm(self, timeout: float) -> None:
+        """Close before an unhandled SIGTERM ends the process; that takes no longer than `timeout`, or little."""
+
+        def close() -> None:
+            if self._closer is not None:
+                self._closer()
+
+        self._undo_sigterm = close_on_sigterm(close, timeout)
+
     def forget(self, bus: Attached) -> None:
         """Let go of a bus that is closed."""
         with self.lock:
@@ -52,6 +63,7 @@ class Process:
                 self.bus = None
                 install(None)
                 self._unregister()
+                self._undo_sigterm()
 
     def close_at_exit(self, bus: Attached) -> None:
         """Close at exit, before the exit of the providers that are there by now: the last registered runs first."""
@@ -95,6 +107,10 @@ def _finalizer(closer: Callable[[], None]) -> Any:
     from multiprocessing.util import Finalize
 
     return Finalize(None, closer, exitpriority=10)
+
+
+def _nothing() -> None:
+    """There is nothing to undo."""
 
 
 process = Process()

@@ -19,15 +19,17 @@ from .budgets import Budget, BudgetCheckResult, checked_budgets
 from .errors import ConfigurationError, UnreadableEvent
 from .events import Event
 from .invocation import Frame
+from .keeping import Keeper
 from .receipt import receipt, vital_numbers
-from .router import OnError, Subscription
+from .recovery import opening_of
+from .recovery.background import recover_in_background
+from .router import OnError
 from .settings import Settings
 from .stamping import Stamp, StampingRouter
 from .telemetry.content import ContentPolicy, Redact
 from .telemetry.conventions import Conventions
 from .telemetry.current import CallerTracing
 from .telemetry.deployment_metrics import CommitTimes
-from .telemetry.feed import SpanFeed
 from .telemetry.ids import Ids
 from .telemetry.live import LiveTracing
 from .telemetry.metrics import MetricsBridge
@@ -71,7 +73,7 @@ class Bus:
         self.gate: Callable[[Any], None] | None = None
         self._commit_times = commit_times
         self._tracer: Tracer | None = None
-        self._spans: SpanFeed | None = None
+        self._spans: SpanBridge | None = None
         self._metrics: MetricsBridge | None = None
         self._conventions = Conventions(settings.conventions)
         self._ids = Ids(settings.id_key.get_secret_value())
@@ -91,10 +93,14 @@ class Bus:
         self.accounting = accounting
         self.gate = self.accounting.budgets.gate
         sinks = (self._to_metrics, self._to_spans)
-        self._pump = Pump(settings.queue_size, sinks, self._idle, prepare=self.accounting.enter)
+        self._pump = Pump(settings.queue_size, sinks, self._idle, prepare=self._prepare)
+        describe = lambda: opening_of(self.source, self._outlet.pipeline.described(), settings)  # noqa: E731 - of now
+        self._keeper = Keeper(settings, self._policy.apply, self._pump, describe)
         self.router = StampingRouter(self._stamp, self._is_valid if settings.validate_events else None, on_error)
         #: Stamp and hand out one event: time, lineage, source and number where unset. Never raises, never blocks.
         self.emit: Callable[[Event], None] = self.router.emit
+        #: Who listens: see `Router`.
+        self.subscribe, self.on, self.once = self.router.subscribe, self.router.on, self.router.once
         self._wire()
 
     # -- the way in ----------------------------------------------------------------------------------------------------
@@ -106,18 +112,6 @@ class Bus:
     def publish(self, name: str, data: dict[str, Any] | None = None) -> None:
         """Emit an event of the application's own."""
         self.router.publish(name, data or {})
-
-    def subscribe(self, handler: Callable[..., Any], *what: Any, **options: Any) -> Subscription:
-        """See `Router.subscribe`."""
-        return self.router.subscribe(handler, *what, **options)
-
-    def on(self, *what: Any, **options: Any) -> Callable[[Any], Any]:
-        """See `Router.on`."""
-        return self.router.on(*what, **options)
-
-    def once(self, *what: Any, **options: Any) -> Callable[[Any], Any]:
-        """See `Router.once`."""
-        return self.router.once(*what, **options)
 
     def check_budget(self, **what: Any) -> BudgetCheckResult:
         """Whether so much more may be spent here: `usd`, `tokens`, and where, if not by the run that is current.
@@ -140,17 +134,6 @@ class Bus:
             return False
         return True
 
-    def _keeper(self) -> Callable[[Event], None]:
-        """The one way to the sinks: content is scrubbed, rendered or removed here, before it waits anywhere."""
-        apply, ring, size, make_room = self._policy.apply, self._pump.ring, self._pump.size, self._pump.make_room
-
-        def keep(event: Event) -> None:
-            if len(ring) >= size:
-                make_room()
-            ring.append(apply(event))
-
-        return keep
-
     # -- the way out ---------------------------------------------------------------------------------------------------
 
     def _wire(self) -> None:
@@ -159,7 +142,7 @@ class Bus:
         if self._spans is None and pipeline.tracer_provider is not None and not settings.sdk_disabled:
             tracer = our_tracer(pipeline.tracer_provider)
             if can_prepare(tracer):
-                bridge = SpanBridge(
+                self._spans = SpanBridge(
                     pipeline.tracer_provider,
                     conventions=settings.conventions,
                     capture=settings.capture_content,
@@ -167,7 +150,6 @@ class Bus:
                     grace=settings.grace,
                     max_open_spans=settings.max_open_spans,
                 )
-                self._spans = SpanFeed(bridge, self._outlet, settings.queue_size)
             else:
                 ours = (self._ids, self._conventions, self._policy, self.source)
                 self.tracing = LiveTracing(tracer, *ours, before=self.tracing, account=self.accounting.quote)
@@ -196,6 +178,10 @@ class Bus:
                 self._wire()
                 process.close_at_exit(self)  # to run before the provider's own exit
 
+    def _prepare(self, event: Event) -> Event:
+        self._keeper.record(event)
+        return self.accounting.enter(event)
+
     def _to_spans(self, event: Event) -> None:
         if self._tracer is None:
             self._resolve()
@@ -208,8 +194,14 @@ class Bus:
         if self._metrics is not None:
             self._metrics(event)
 
-    def _idle(self) -> bool:
-        return self._spans is not None and self._spans.idle()
+    def _idle(self) -> None:
+        if self._spans is not None:
+            self._spans.tick()
+        self._keeper.idle(self._is_settled)
+
+    def _is_settled(self) -> bool:
+        """Whether all that was made of the events so far has left the memory of this process, as far as we know."""
+        return self._outlet.pipeline.owns_traces and self._outlet.is_settled()
 
     # -- life ----------------------------------------------------------------------------------------------------------
 
@@ -219,7 +211,7 @@ class Bus:
         pumped = not self.settings.sdk_disabled
         self.accounting.listen(self.router, observed=any(providers), pumped=pumped)  # budgets hold without telemetry
         if pumped:
-            self.router.subscribe(self._keeper(), priority=-1_000_000)
+            self.router.subscribe(self._keeper.way_in(), priority=-1_000_000)
             self._pump.start()
             self._outlet.start()
 
@@ -229,21 +221,22 @@ class Bus:
         Nothing is judged incomplete: what is open stays open. An application's own provider flushes itself.
         """
         now = time.monotonic()
-        drained = self._drain(now, timeout, SpanFeed.flush)
+        drained = self._drain(now, timeout, SpanBridge.flush)
         return self._outlet.flush(now + timeout) and drained
 
-    def _drain(self, now: float, timeout: float, end: Callable[[SpanFeed, float], None]) -> bool:
+    def _drain(self, now: float, timeout: float, end: Callable[[SpanBridge], None]) -> bool:
         """Have handlers and bridges take what was emitted; those that hang leave the others a share of the time."""
         deadline = now + timeout * 3 / 4
         handled = self.router.drain(min(timeout / 4, LONGEST_S))
 
         def hand_over() -> None:
+            self._keeper.flush()
             if self._spans is not None:
-                end(self._spans, deadline)
+                end(self._spans)
 
         drained = self._pump.drain(deadline, hand_over)
         settled = self._metrics is None or self._metrics.settle(remaining(deadline))
-        return handled and drained and settled and (self._spans is None or not len(self._spans))
+        return handled and drained and settled
 
     def close(self, timeout: float | None = None) -> bool:
         """The last of the `connect()`s ends: hand over everything, judge what is open, shut down what is ours.
@@ -263,7 +256,7 @@ class Bus:
         return self._shut_down(time.monotonic(), self.settings.exit_timeout if timeout is None else timeout)
 
     def _shut_down(self, now: float, timeout: float) -> bool:
-        done = self._drain(now, timeout, SpanFeed.close)
+        done = self._drain(now, timeout, SpanBridge.close)
         if self.settings.summary:
             self.accounting.print_summary(sum(self.health()["events"]["dropped"].values()))
         done = self._outlet.close(now + timeout) and done
@@ -271,6 +264,7 @@ class Bus:
             self._metrics.close()
         self._pump.stop()
         self.router.close()
+        self._keeper.close(finished=not self._outlet.pipeline.owns_traces or self._outlet.lost == 0)
         if not done:
             _log.warning("Closed after %s s before all was delivered; health() has the numbers", timeout)
         return done
@@ -313,12 +307,14 @@ class Bus:
         return receipt(
             self.source,
             self._stamp.emitted,
+            self.router.stamped_before,
             self.counts["invalid"] + self.router.refused,
             {} if self._spans is None else self._spans.health(),
             self._pump,
-            self._outlet.pipeline,
+            self._outlet,
             self.router,
             self.accounting.budgets,
+            self._keeper.health(),
         )
 
 
@@ -331,6 +327,7 @@ def connect(
     instrument: str | tuple[str, ...] | list[str] | None = None,
     budgets: Iterable[Budget] | Budget | None = None,
     commit_times: CommitTimes | None = None,
+    recover: bool | None = None,
     redact: Redact | None = None,
     on_error: OnError | None = None,
     settings: Settings | None = None,
@@ -351,6 +348,7 @@ def connect(
             raise waits here until the price list is loaded (a third of a second), to be exact from the first call on.
         commit_times: tells when a commit was made (seconds since the epoch or a datetime), for the deployments' lead
             time; called in the background with the commit's id.
+        recover: send, in the background, what processes that were killed have left in the journal.
         redact: called with the field's name and the scrubbed content wherever content is captured; returns what stays.
         on_error: called with (subscription, event, exception) when a handler fails.
         settings: made by hand instead of read from the environment.
@@ -362,7 +360,7 @@ def connect(
     """
     budgets = None if budgets is None else checked_budgets(budgets)
     given = (tracer_provider, meter_provider, set_global, validate, _names(instrument), redact, on_error, settings)
-    arguments = (*given, budgets, commit_times)
+    arguments = (*given, budgets, commit_times, recover)
     with process.lock:
         connected = process.bus
         if isinstance(connected, Bus):
@@ -374,7 +372,7 @@ def connect(
             connected.uses += 1
             return connected
         chosen = settings or Settings(
-            validate_events=validate, set_global=set_global, instrument=_names(instrument) or None
+            validate_events=validate, set_global=set_global, instrument=_names(instrument) or None, recover=recover
         )
 
         def pipeline() -> Pipeline:
@@ -389,6 +387,10 @@ def connect(
             raise
         bus._build, bus._instrumented, bus._arguments = pipeline, instrumented, arguments
         process.attach(bus)
+        if (chosen.recover if recover is None else recover) and chosen.journal is not None:
+            recover_in_background(chosen)
+        if chosen.flush_on_sigterm:
+            process.close_on_sigterm(chosen.exit_timeout)
     return bus
 
 

@@ -3,43 +3,71 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+from .telemetry.instruments import SPAN_LOSSES
 
 if TYPE_CHECKING:
     from .budgets import Budgets
     from .router import Router
-    from .telemetry.providers import Pipeline
+    from .telemetry.outlet import Outlet
     from .telemetry.pump import Pump
+
+#: What became of the spans, summed up over the exporters.
+_FATES = ("exported", "rejected", "spooled", "kept", "dead_lettered", "waiting", "adopted")
 
 
 def receipt(
     source: str,
     emitted: int,
+    received: int,
     invalid: int,
     fed: Mapping[str, int],
     pump: Pump,
-    pipeline: Pipeline,
+    outlet: Outlet,
     router: Router,
     budgets: Budgets,
+    journal: Mapping[str, Any],
 ) -> dict[str, Any]:
     """What `Bus.health()` says; `fed` is what the span bridge says of itself, if there is one."""
-    spans = Counter(fed)
+    spans, pipeline, deliveries = Counter(fed), outlet.pipeline, outlet.accounts()
+    events = {
+        "emitted": emitted,
+        "received": received,
+        "queued": len(pump.ring),
+        "handed_over": pump.handed_over,
+        "dropped": {"queue_full": pump.dropped, "invalid": invalid},
+        **{key: spans[key] for key in ("duplicate", "skipped", "unknown")},
+    }
     return {
         "source": source,
         "traces": pipeline.description.get("traces"),
         "metrics": pipeline.description.get("metrics"),
-        "events": {
-            "emitted": emitted,
-            "queued": len(pump.ring) + spans["queued"],
-            "dropped": {"queue_full": pump.dropped + spans["dropped"], "invalid": invalid},
-            **{key: spans[key] for key in ("duplicate", "skipped", "unknown")},
+        "events": events,
+        "spans": {
+            **{key: spans[key] for key in ("begun", "open", "ended", "unsampled", "interrupted", "failed")},
+            **{fate: sum(delivery[fate] for delivery in deliveries) for fate in _FATES},
+            "dropped": _dropped(deliveries),
         },
-        "spans": {key: spans[key] for key in ("open", "interrupted", "failed", "ended", "exported", "lost", "waiting")},
+        "deliveries": deliveries,
+        "journal": dict(journal),
         "handlers": {"failures": router.failures, "slow_emits": router.slow_emits},
         "budgets": {"used": budgets.used(), **budgets.health()},
         "endpoints": dict(pipeline.endpoints),
+        "balance": {
+            "events": emitted + received - pump.dropped - len(pump.ring) - pump.handed_over,
+            "spans": spans["begun"] - spans["open"] - spans["ended"] - spans["unsampled"],
+            "deliveries": sum(abs(delivery["balance"]) for delivery in deliveries),
+        },
     }
+
+
+def _dropped(deliveries: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    lost: Counter[str] = Counter()
+    for delivery in deliveries:
+        lost.update(delivery["dropped"])
+    return dict(lost)
 
 
 def vital_numbers(now: Mapping[str, Any]) -> dict[str, Any]:
@@ -48,7 +76,9 @@ def vital_numbers(now: Mapping[str, Any]) -> dict[str, Any]:
         "events": {key: now["events"][key] for key in ("emitted", "dropped", "duplicate", "skipped", "unknown")},
         "spans": {
             **{key: now["spans"][key] for key in ("open", "interrupted", "exported")},
-            "dropped": now["spans"]["lost"],
+            "dropped": {**dict.fromkeys(SPAN_LOSSES, 0), **now["spans"]["dropped"]},  # a counter begins at 0
+            "spooled": now["spans"]["kept"],
+            "rejected": now["spans"]["rejected"] + now["spans"]["dead_lettered"],
         },
         "handler": {"failures": now["handlers"]["failures"]},
         "budget": {"used": now["budgets"]["used"]},

@@ -28,6 +28,11 @@ FOREIGN_RUNS = 4096
 Decide = Callable[[Event, str], tuple[str | None, str | None]]
 
 
+def _told(numbers: itertools.count[int]) -> int:
+    """How many numbers were given; there is no other way to look without counting than to read "count(7)"."""
+    return int(repr(numbers)[6:-1])
+
+
 class Stamp:
     """Stamps the events of one bus in one process."""
 
@@ -48,7 +53,7 @@ class Stamp:
     @property
     def emitted(self) -> int:
         """How many events this source has numbered so far."""
-        return int(repr(self.numbers)[6:-1])  # of "count(7)"; there is no other way to look without counting
+        return _told(self.numbers)
 
     def __call__(self, event: Event) -> None:
         """Fill in what is unset; the number comes last, so that it has no gaps."""
@@ -132,6 +137,17 @@ class StampingRouter(Router):
         self._stamp = stamp
         self._is_valid = is_valid
         self.refused = 0
+        self._stamped_before = itertools.count()
+
+    def after_fork(self) -> None:
+        """In the child: nothing was emitted yet."""
+        super().after_fork()
+        self.refused, self._stamped_before = 0, itertools.count()
+
+    @property
+    def stamped_before(self) -> int:
+        """How many events came with a source and a number: those of others, or emitted again."""
+        return _told(self._stamped_before)
 
     def emit(self, event: Event) -> None:
         """Stamp the event, then hand it to whoever listens; never raises, never blocks."""
@@ -143,6 +159,8 @@ class StampingRouter(Router):
             if event.source is None:
                 event.source = self._stamp.source
                 event.seq = next(self._stamp.numbers)  # last, so that there are no gaps
+            else:
+                next(self._stamped_before)
         except Exception:  # noqa: BLE001 - whatever an emitter hands us as an event must not come back to it
             self.refused += 1
             _log.warning("What cannot be stamped is no event, and is dropped: %s", type(event).__name__)

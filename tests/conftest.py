@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
+import itertools
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 
 import hypothesis
@@ -15,6 +19,16 @@ from otel_agentbus.invocation import top
 # Machines are shared: an example that takes long is no failure. In CI the examples are the same each time.
 hypothesis.settings.register_profile("shared", deadline=None, derandomize=bool(os.environ.get("CI")))
 hypothesis.settings.load_profile("shared")
+
+
+_state, _tests = tempfile.mkdtemp(prefix="agentbus-tests-"), itertools.count()
+atexit.register(shutil.rmtree, _state, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def _spools_of_its_own() -> None:
+    """Spans that a test's endpoint did not take must not be sent to the next one's, which may have its port."""
+    os.environ["XDG_STATE_HOME"] = os.path.join(_state, str(next(_tests)))
 
 
 @pytest.fixture(autouse=True)

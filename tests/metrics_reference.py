@@ -52,6 +52,7 @@ REASONS: Mapping[Metric, tuple[str, ...]] = {
     instruments.USAGE_MISMATCH: ("input_tokens", "output_tokens", "tokens", "cost_usd"),
     instruments.DISCARDED: ("invalid", "failure", "open_too_long", "commit_time"),
     instruments.HEALTH["events.dropped"]: ("queue_full", "invalid"),
+    instruments.HEALTH["spans.dropped"]: instruments.SPAN_LOSSES,
 }
 
 MEANINGS: Mapping[str, str] = {
@@ -78,7 +79,7 @@ MEANINGS: Mapping[str, str] = {
 
 
 #: What of the health is declared, and told by no pipeline so far.
-SILENT = ("events.late", "spans.rejected", "spans.spooled")
+SILENT = ("events.late",)
 
 
 class Section(NamedTuple):

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 import zlib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -251,6 +252,18 @@ def in_a_process_of_its_own(code: str, **environment: str) -> Any:
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def flush(pipeline: Pipeline, timeout: float = 10.0) -> bool:
+    """Deliver what there is of spans and metrics; whether that was all."""
+    spans = pipeline.flush_spans(time.monotonic() + timeout)
+    return pipeline.flush_metrics(timeout) and spans
+
+
+def shut_down(pipeline: Pipeline, timeout: float = 5.0) -> None:
+    """End it, as a bus does."""
+    pipeline.close_spans(time.monotonic() + timeout)
+    pipeline.shut_down(timeout)
 
 
 def emit(pipeline: Pipeline, spans: int = 1) -> None:

@@ -193,6 +193,9 @@ def test_ids_that_are_no_text_never_raise() -> None:
         assert {"chat m", "invoke_agent a"} <= {span.name for span in seen.spans}
 
 
+#: What a receipt says where nothing is unaccounted for.
+BALANCED = {"events": 0, "spans": 0, "deliveries": 0}
+
 PAYLOADS: dict[str, Callable[[], Any]] = {
     "a cycle": cycle,
     "a huge int": lambda: 10**1000,
@@ -235,7 +238,7 @@ def test_unserialisable_payloads_never_lose_the_batch(monkeypatch: pytest.Monkey
         ]
     )
     assert health["spans"]["exported"] == len(names) == 22
-    assert health["spans"]["lost"] == health["spans"]["failed"] == 0
+    assert (health["spans"]["dropped"], health["spans"]["failed"]) == ({}, 0)
 
 
 # Flush
@@ -265,20 +268,23 @@ def test_a_flush_leaves_what_is_open_open(monkeypatch: pytest.MonkeyPatch) -> No
             assert names_at(receiver) == ["chat m", "invoke_agent a"]
 
 
-@pytest.mark.parametrize("status", [400, 301, 500])
-def test_a_flush_that_is_refused_says_so_and_what_was_lost_is_counted(
-    monkeypatch: pytest.MonkeyPatch, status: int
+@pytest.mark.parametrize(
+    ("status", "fate", "exported"), [(400, "dead_lettered", 2), (301, "spooled", 4), (500, "spooled", 4)]
+)
+def test_a_flush_that_is_refused_says_so_and_what_can_be_sent_again_is(
+    monkeypatch: pytest.MonkeyPatch, status: int, fate: str, exported: int
 ) -> None:
     with HttpReceiver({"/v1/traces": Reply(status)}) as receiver:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
         with connect() as bus:
             work()
             assert not bus.flush()
-            assert bus.health()["spans"]["lost"] == 2
+            assert bus.health()["spans"][fate] == 2
             receiver.replies.clear()
             work()
             assert bus.flush()
-            assert bus.health()["spans"]["exported"] == 2
+            assert bus.health()["spans"]["exported"] == exported
+            assert bus.health()["balance"] == BALANCED
 
 
 def test_a_flush_before_an_endpoint_that_hangs_returns_in_time_and_the_events_go_on_being_taken(
@@ -469,22 +475,32 @@ def test_health_adds_up(monkeypatch: pytest.MonkeyPatch) -> None:
             health = bus.health()
             running.end()
     assert len(heard) == 1602
+    assert health["balance"] == BALANCED
     assert health["events"] == {
         "emitted": 1601,
+        "received": 0,
         "queued": 0,
+        "handed_over": 1601,
         "dropped": {"queue_full": 0, "invalid": 0},
         "duplicate": 0,
         "skipped": 0,
         "unknown": 0,
     }
     assert health["spans"] == {
+        "begun": 801,
         "open": 1,
+        "ended": 800,
+        "unsampled": 0,
         "interrupted": 0,
         "failed": 0,
-        "ended": 800,
+        "adopted": 0,
         "exported": 800,
-        "lost": 0,
+        "rejected": 0,
+        "spooled": 0,
+        "kept": 0,
+        "dead_lettered": 0,
         "waiting": 0,
+        "dropped": {},
     }
     assert health["handlers"]["failures"] == 0
 
@@ -514,25 +530,31 @@ def test_a_burst_is_exported_or_counted(monkeypatch: pytest.MonkeyPatch) -> None
             bus.flush(LONG)
             spans = bus.health()["spans"]
     assert len(names_at(receiver)) == spans["exported"]
-    assert spans["open"] == spans["failed"] == spans["lost"] == spans["waiting"] == 0
+    assert spans["open"] == spans["failed"] == spans["spooled"] == spans["waiting"] == 0
+    assert spans["dropped"] == {}
     assert spans["exported"] == spans["ended"] == 10_000
 
 
-def test_a_burst_before_an_endpoint_that_hangs_waits_and_the_metrics_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_burst_before_an_endpoint_that_hangs_goes_to_the_spool_and_the_metrics_do_not_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with HttpReceiver({"/v1/traces": Reply(hang=True)}) as receiver:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
         monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "100")
+        monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "2048")
         with connect() as bus:
             work(5000)
             assert not bus.flush(0.1)
             assert wait_until(lambda: calls_at(receiver) == 5000, LONG)
-            assert wait_until(lambda: bus.health()["spans"]["waiting"] == 2048, LONG)
-            assert bus.health()["events"]["queued"] == 20_000 - 2 * 2048
+            assert wait_until(lambda: bus.health()["spans"]["ended"] == 10_000, LONG)
+            spans = bus.health()["spans"]
+            assert spans["waiting"] <= 2048 + 512 + 64
+            assert spans["spooled"] + spans["waiting"] == 10_000
             receiver.replies.clear()
             receiver.released.set()
             assert wait_until(lambda: bus.flush(LONG), LONG)
-            assert bus.health()["events"]["queued"] == bus.health()["events"]["dropped"]["queue_full"] == 0
             assert bus.health()["spans"]["exported"] == 10_000
+            assert bus.health()["balance"] == BALANCED
 
 
 def calls_at(receiver: HttpReceiver) -> int:
@@ -548,39 +570,34 @@ def calls_at(receiver: HttpReceiver) -> int:
     return sum(found)
 
 
-def test_what_waits_for_an_endpoint_too_long_is_dropped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_spool_what_is_over_the_bound_is_dropped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     with HttpReceiver({"/v1/traces": Reply(hang=True)}) as receiver:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
         monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "100")
-        monkeypatch.setenv("AGENTBUS_QUEUE_SIZE", "1000")
+        monkeypatch.setenv("AGENTBUS_SPOOL_DIR", "off")
+        monkeypatch.setenv("AGENTBUS_SPOOL_MAX_BYTES", "1000")
         with connect() as bus:
-            for _ in range(10):
-                work(100)
-                assert wait_until(lambda: not bus._pump.ring, LONG)
-            events = bus.health()["events"]
-            assert events["queued"] == 1000
-            assert events["dropped"]["queue_full"] == 4000 - 200 - 1000
-            assert bus.health()["spans"]["waiting"] == 100
+            work(1000)
+            assert not bus.flush(0.1)
+            assert wait_until(lambda: bus.health()["spans"]["ended"] == 2000, LONG)
+            spans = bus.health()["spans"]
+            assert spans["waiting"] <= 100 + 512 + 64
+            assert spans["spooled"] + spans["waiting"] + sum(spans["dropped"].values()) == 2000
             assert not bus.close(0.2)
-        events = bus.health()["events"]
-        assert events["queued"] == 0
-        assert events["dropped"]["queue_full"] == 4000 - 200
+        health = bus.health()
+        assert sum(health["spans"]["dropped"].values()) == 2000
+        assert health["balance"] == BALANCED
 
 
-def test_a_processor_that_takes_nothing_out_of_its_queue_any_more_is_written_off(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("otel_agentbus.telemetry.outlet.STUCK_S", 0.05)
-    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "100")
+def test_spans_that_end_when_somebody_has_shut_the_processor_down_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     with HttpReceiver() as receiver:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
         with connect() as bus:
-            bus._outlet.pipeline.shutdown(1.0)  # somebody has shut it down, though it is ours
+            bus._outlet.pipeline.shut_down(1.0)  # somebody does, though it is ours
             work(200)
-            assert wait_until(lambda: bus.health()["events"]["queued"] == 0, LONG)
-            spans = bus.health()["spans"]
-            assert spans["ended"] == 400 == spans["lost"] + spans["waiting"]
-            assert spans["lost"] >= 300
+            assert not bus.flush(LONG)
+            assert bus.health()["spans"]["dropped"] == {"already_shutdown": 400}
+            assert bus.health()["balance"] == BALANCED
 
 
 # Handlers

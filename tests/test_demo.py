@@ -399,7 +399,9 @@ def test_a_refused_export_is_said_plainly(clean: pytest.MonkeyPatch) -> None:
         trace, trouble = said_after_the_tree()
     assert re.fullmatch("Trace [0-9a-f]{32}", trace)
     way = f"our own pipeline, otlp to {receiver.url}/v1/traces"
-    assert trouble == (f"NOT EXPORTED: 20 spans were lost on their way ({way}). `otel-agentbus doctor` says why.")
+    assert trouble == (
+        f"NOT EXPORTED: 20 spans were refused or lost on their way ({way}). `otel-agentbus doctor` says why."
+    )
 
 
 def test_an_endpoint_that_does_not_answer_is_said_plainly_and_only_once() -> None:

@@ -78,7 +78,16 @@ def test_json_has_everything_and_no_secret() -> None:
     assert result.exit_code == 1
     assert "s3cr3t" not in result.output
     report = json.loads(result.stdout)
-    assert set(report) == {"healthy", "settings", "pipeline", "probes", "adapters", "money", "findings"}
+    assert set(report) == {
+        "healthy",
+        "settings",
+        "pipeline",
+        "probes",
+        "adapters",
+        "money",
+        "on_disk",
+        "findings",
+    }
     assert len(report["settings"]) == len(Settings.model_fields)
     assert report["settings"]["OTEL_EXPORTER_OTLP_HEADERS"] == {"value": "authorization=***", "from": "environment"}
     assert report["settings"]["AGENTBUS_GRACE"] == {"value": "2", "from": "default"}

@@ -147,9 +147,10 @@ STREAM: tuple[Event, ...] = (
 HEALTH: dict[str, Any] = {
     **dict.fromkeys((*instruments.HEALTH, "spans.open"), 1),
     "events": {"dropped": {"queue_full": 1, "invalid": 2}},
+    "spans": {"dropped": {"spool_full": 3}},
     "budget": {"used": {"daily": 0.8}},
 }
-del HEALTH["events.dropped"]  # which has reasons
+del HEALTH["events.dropped"], HEALTH["spans.dropped"]  # which have reasons
 
 
 def speak(flavour: Flavour, *readers: InMemoryMetricReader) -> None:
@@ -232,6 +233,7 @@ def test_of_the_health_of_a_bus_all_is_told_but_what_the_page_says() -> None:
         used = seen.metric(instruments.BUDGET_USED.name)
         spans = seen.metric(instruments.SPANS_OPEN.name)
     assert {key for key, points in told.items() if not points} == set(SILENT)
-    reasons = {dict(point)[names.REASON] for point in told["events.dropped"]}
-    assert reasons == set(REASONS[instruments.HEALTH["events.dropped"]])
+    for key in ("events.dropped", "spans.dropped"):
+        reasons = {dict(point)[names.REASON] for point in told[key]}
+        assert reasons == set(REASONS[instruments.HEALTH[key]])
     assert (used, spans) == ({((names.BUDGET, "daily"),): 0.5}, {(): 1})

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Sampler
 
 from otel_agentbus import values
@@ -17,8 +16,9 @@ from otel_agentbus.errors import ConfigurationError
 from otel_agentbus.settings import Settings
 from otel_agentbus.telemetry import providers
 from otel_agentbus.telemetry.export import UnseededIds
+from otel_agentbus.telemetry.processor import SpoolingBatchSpanProcessor
 from otel_agentbus.telemetry.providers import Pipeline, build
-from tests.receivers import forget_environment
+from tests.receivers import forget_environment, shut_down
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +33,7 @@ def built() -> Iterator[list[Pipeline]]:
     yield pipelines
     for pipeline in pipelines:
         pipeline.cut()
-        pipeline.shutdown(5)
+        shut_down(pipeline)
 
 
 def test_ids_do_not_depend_on_the_global_random_module(built: list[Pipeline]) -> None:
@@ -52,13 +52,14 @@ def test_ids_do_not_depend_on_the_global_random_module(built: list[Pipeline]) ->
 
 def test_the_processor_takes_what_the_variables_say(monkeypatch: pytest.MonkeyPatch, built: list[Pipeline]) -> None:
     made: list[dict[str, Any]] = []
-    original = BatchSpanProcessor.__init__
+    original = SpoolingBatchSpanProcessor.__init__
 
-    def spy(self: BatchSpanProcessor, exporter: Any, **options: Any) -> None:
+    def spy(self: SpoolingBatchSpanProcessor, exporter: Any, **options: Any) -> None:
         made.append({name: value for name, value in options.items() if name != "meter_provider"})
         original(self, exporter, **options)
 
-    monkeypatch.setattr(BatchSpanProcessor, "__init__", spy)
+    monkeypatch.setattr(SpoolingBatchSpanProcessor, "__init__", spy)
+    monkeypatch.setenv("AGENTBUS_EXIT_TIMEOUT", "3")
     monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "64")
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "123")
     monkeypatch.setenv("OTEL_BSP_EXPORT_TIMEOUT", "456")
@@ -69,6 +70,7 @@ def test_the_processor_takes_what_the_variables_say(monkeypatch: pytest.MonkeyPa
             "max_export_batch_size": 64,  # the default of 512 would not fit into the queue
             "schedule_delay_millis": 123.0,
             "export_timeout_millis": 456.0,
+            "exit_timeout": 3.0,
         }
     ]
 

@@ -15,7 +15,7 @@ from otel_agentbus.errors import ConfigurationError
 from otel_agentbus.settings import Settings
 from otel_agentbus.telemetry.export import Delivery
 from otel_agentbus.telemetry.providers import Pipeline, build
-from tests.receivers import HttpReceiver, emit, forget_environment, in_a_process_of_its_own
+from tests.receivers import HttpReceiver, emit, flush, forget_environment, in_a_process_of_its_own, shut_down
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +30,7 @@ def built() -> Iterator[list[Pipeline]]:
     yield pipelines
     for pipeline in pipelines:
         pipeline.cut()
-        pipeline.shutdown(5)
+        shut_down(pipeline)
 
 
 def test_console_writes_to_standard_output_and_is_counted(
@@ -39,14 +39,13 @@ def test_console_writes_to_standard_output_and_is_counted(
     pipeline = build(Settings(traces_exporter="console", metrics_exporter="console"))
     built.append(pipeline)
     emit(pipeline)
-    assert pipeline.force_flush(10)
+    assert flush(pipeline)
     out = capsys.readouterr().out
     assert '"name": "span 0"' in out
     assert '"name": "counted"' in out
-    assert pipeline.deliveries == [
-        Delivery("traces", "console", "stdout", delivered=1),
-        Delivery("metrics", "console", "stdout", delivered=1),
-    ]
+    assert pipeline.deliveries == [Delivery("metrics", "console", "stdout", delivered=1)]
+    account = pipeline.ways[0].account()
+    assert [account[name] for name in ("exporter", "endpoint", "taken", "exported")] == ["console", "stdout", 1, 1]
     assert pipeline.endpoints == {}
 
 
@@ -55,7 +54,7 @@ def test_several_exporters_of_one_signal_all_get_it(capsys: pytest.CaptureFixtur
         pipeline = build(Settings(endpoint=receiver.url, traces_exporter="otlp,console", metrics_exporter="none"))
         built.append(pipeline)
         emit(pipeline)
-        assert pipeline.force_flush(10)
+        assert flush(pipeline)
         assert [request.path for request in receiver.received] == ["/v1/traces"]
     assert '"name": "span 0"' in capsys.readouterr().out
     assert pipeline.meter_provider is None
@@ -73,15 +72,15 @@ def test_without_variables_there_are_no_providers_and_no_threads() -> None:
         "traces": "not exported: neither OTEL_EXPORTER_OTLP_ENDPOINT nor OTEL_TRACES_EXPORTER is set",
         "metrics": "not exported: neither OTEL_EXPORTER_OTLP_ENDPOINT nor OTEL_METRICS_EXPORTER is set",
     }
-    assert pipeline.force_flush(1)
-    pipeline.shutdown(1)
+    assert flush(pipeline, 1)
+    shut_down(pipeline, 1)
     assert threading.enumerate() == threads
 
 
 def test_a_disabled_sdk_builds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
     pipeline = build(Settings(endpoint="http://localhost:1"))
-    assert (pipeline.tracer_provider, pipeline.meter_provider, pipeline.exporters) == (None, None, [])
+    assert (pipeline.tracer_provider, pipeline.meter_provider, pipeline.ways) == (None, None, [])
     assert set(pipeline.description.values()) == {"off: OTEL_SDK_DISABLED is true"}
 
 
@@ -93,7 +92,7 @@ def test_an_exporter_that_only_others_can_build_is_a_wrong_setting() -> None:
 def test_what_an_official_exporter_refuses_by_itself_is_a_wrong_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_PYTHON_EXPORTER_OTLP_GRPC_RETRYABLE_ERROR_CODES", "NO_SUCH_CODE")
     with pytest.raises(
-        ConfigurationError, match="the grpc exporter for traces to localhost:1 cannot be made: KeyError"
+        ConfigurationError, match="the grpc exporter for metrics to localhost:1 cannot be made: KeyError"
     ):
         build(Settings(protocol="grpc", endpoint="localhost:1"))
     monkeypatch.setenv("OTEL_PYTHON_EXPORTER_OTLP_HTTP_CREDENTIAL_PROVIDER", "no-such-plug-in")
@@ -133,12 +132,12 @@ def test_providers_given_as_arguments_win_and_nothing_is_added_to_them(monkeypat
     assert tracing._active_span_processor._span_processors == before == (recording,)
     assert recording.ended == ["span 0"]
     assert (pipeline.tracer_provider, pipeline.meter_provider) == (tracing, metering)
-    assert (pipeline.owns_traces, pipeline.owns_metrics, pipeline.exporters) == (False, False, [])
+    assert (pipeline.owns_traces, pipeline.owns_metrics, pipeline.ways) == (False, False, [])
     assert pipeline.description["traces"] == (
         "the application's own provider (opentelemetry.sdk.trace.TracerProvider), nothing added to it, "
         "as given to connect()"
     )
-    pipeline.shutdown(1)
+    shut_down(pipeline, 1)
     emit(pipeline)
     assert recording.ended == ["span 0", "span 0"]
 
@@ -162,10 +161,10 @@ def test_global_providers_of_the_application_are_used_and_left_alone() -> None:
         before = tracing._active_span_processor._span_processors
         pipeline = build(Settings())
         pipeline.tracer_provider.get_tracer("t").start_span("mine").end()
-        pipeline.shutdown(1)
+        pipeline.shut_down(1)
         print(json.dumps([
             pipeline.tracer_provider is tracing, pipeline.meter_provider is metering,
-            pipeline.owns_traces, pipeline.owns_metrics, len(pipeline.exporters),
+            pipeline.owns_traces, pipeline.owns_metrics, len(pipeline.ways),
             tracing._active_span_processor._span_processors == before,
             [span.name for span in kept.get_finished_spans()],
         ]))

@@ -10,15 +10,13 @@ import logging
 import os
 import secrets
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from opentelemetry.sdk.metrics.export import MetricExporter, MetricExportResult, MetricsData
-from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.id_generator import IdGenerator
 
 from otel_agentbus.errors import ConfigurationError
@@ -106,33 +104,6 @@ class _Counting:
         return first
 
 
-class CountingSpanExporter(_Counting, SpanExporter):
-    """A span exporter that keeps count of what the one inside delivers."""
-
-    def __init__(self, delivery: Delivery, inner: Callable[[_Counting], SpanExporter]) -> None:
-        super().__init__(delivery)
-        self.inner = inner(self)
-
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Export and count; a closed or inherited exporter sends nothing."""
-        delivered = False
-        try:
-            result = self.inner.export(spans) if self.usable() else SpanExportResult.FAILURE
-            delivered = result is SpanExportResult.SUCCESS
-            return result
-        finally:
-            self.account(len(spans), delivered)
-
-    def shutdown(self) -> None:
-        """Shut the inner exporter down, which also ends its waiting between retries."""
-        if self.close_once():
-            self.inner.shutdown()
-
-    def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """Ask the inner exporter."""
-        return not self.usable() or self.inner.force_flush(timeout_millis)
-
-
 class CountingMetricExporter(_Counting, MetricExporter):
     """A metric exporter that keeps count of the data points that the one inside delivers."""
 
@@ -173,37 +144,9 @@ def _points(data: MetricsData) -> int:
     )
 
 
-def span_exporters(settings: Settings) -> list[CountingSpanExporter]:
-    """The exporters that the settings name for spans."""
-    return [_span_exporter(settings, name) for name in settings.exporters("traces")]
-
-
 def metric_exporters(settings: Settings) -> list[CountingMetricExporter]:
     """The exporters that the settings name for metrics."""
     return [_metric_exporter(settings, name) for name in settings.exporters("metrics")]
-
-
-def _span_exporter(settings: Settings, name: str) -> CountingSpanExporter:
-    if name == "console":
-        from opentelemetry.sdk.trace.export import ConsoleSpanExporter
-
-        # Standard output as the specification says, the one of now and not of the SDK's import.
-        return CountingSpanExporter(
-            Delivery("traces", "console", "stdout"), lambda _: ConsoleSpanExporter(out=sys.stdout)
-        )
-    target = _otlp(settings, "traces", name)
-
-    def inner(counting: _Counting) -> SpanExporter:
-        if target.protocol == "grpc":
-            from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcSpanExporter
-
-            return GrpcSpanExporter(**_grpc_arguments(target))
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-
-        return OTLPSpanExporter(**_http_arguments(target, counting.read_answer))
-
-    delivery = Delivery("traces", "otlp", target.shown)
-    return _built(target, lambda: CountingSpanExporter(delivery, inner))
 
 
 def _metric_exporter(settings: Settings, name: str) -> CountingMetricExporter:
@@ -213,7 +156,7 @@ def _metric_exporter(settings: Settings, name: str) -> CountingMetricExporter:
         return CountingMetricExporter(
             Delivery("metrics", "console", "stdout"), lambda _: ConsoleMetricExporter(out=sys.stdout)
         )
-    target = _otlp(settings, "metrics", name)
+    target = otlp_target(settings, "metrics", name)
 
     def inner(counting: _Counting) -> MetricExporter:
         if target.protocol == "grpc":
@@ -225,10 +168,11 @@ def _metric_exporter(settings: Settings, name: str) -> CountingMetricExporter:
         return OTLPMetricExporter(**_http_arguments(target, counting.read_answer))
 
     delivery = Delivery("metrics", "otlp", target.shown)
-    return _built(target, lambda: CountingMetricExporter(delivery, inner))
+    return built(target, lambda: CountingMetricExporter(delivery, inner))
 
 
-def _otlp(settings: Settings, signal: Signal, name: str) -> Target:
+def otlp_target(settings: Settings, signal: Signal, name: str) -> Target:
+    """Where this signal goes; `ConfigurationError` where the exporter is none of ours."""
     if name != "otlp":
         raise ConfigurationError(
             f"OTEL_{signal.upper()}_EXPORTER names {name!r}, which otel_agentbus does not build: set it to otlp, "
@@ -237,7 +181,7 @@ def _otlp(settings: Settings, signal: Signal, name: str) -> Target:
     return settings.target(signal)
 
 
-def _built(target: Target, build: Callable[[], _T]) -> _T:
+def built(target: Target, build: Callable[[], _T]) -> _T:
     """What an official exporter refuses on its own account is a wrong setting, too."""
     try:
         return build()

@@ -206,6 +206,12 @@ DISCARDED = _M(
 OVERFLOWED = _M(
     "agentbus.metrics.overflowed", "counter", "{measurement}", "Measurements whose names were folded into 'other'."
 )
+#: For what reasons spans are lost: by the processor, by the spool, by an exporter that has none.
+SPAN_LOSSES: Final = (
+    *("queue_full", "spill_failed", "exit_timeout", "already_shutdown", "failed"),
+    *("encoding", "spool_full", "spool_age", "spool_error", "spool_removed", "spool_corrupt", "spool_off"),
+    "dead_letter_failed",
+)
 SPANS_OPEN = _M("agentbus.spans.open", "level", "{span}", "Spans that are open.")
 HEALTH: Final[Mapping[str, Metric]] = {
     key: _M(f"agentbus.{key}", "counter", unit, description, attributes)
@@ -218,9 +224,9 @@ HEALTH: Final[Mapping[str, Metric]] = {
         ("events.unknown", "{event}", "Events of a kind that this version does not know.", ()),
         ("handler.failures", "{failure}", "Exceptions raised by event handlers.", ()),
         ("spans.exported", "{span}", "Spans that the endpoint took.", ()),
-        ("spans.rejected", "{span}", "Spans that the endpoint refused.", ()),
+        ("spans.rejected", "{span}", "Spans that the endpoint refused for good.", ()),
         ("spans.spooled", "{span}", "Spans kept on disk to be sent again.", ()),
-        ("spans.dropped", "{span}", "Spans that were lost.", ()),
+        ("spans.dropped", "{span}", "Spans that were lost, by reason.", (names.REASON,)),
         ("spans.interrupted", "{span}", "Spans closed without an end event.", ()),
     )
 }

@@ -1,8 +1,8 @@
-"""The way out of the process: what is ours of it is flushed and shut down here, in a thread that an endpoint may hold.
+"""The way out of the process: what is ours of it is flushed and shut down here, within the time that there is.
 
-The SDK's flush and shutdown take no notice of their timeouts. So they happen in a thread of their own, for which the
-caller waits as long as it likes, while the pump goes on. The thread is there from the beginning: at exit none can be
-started.
+Our span processors keep to their time. The SDK's meter provider takes no notice of its timeouts: it is flushed and
+shut down in a thread of its own, for which the caller waits as long as it likes. The thread is there from the
+beginning: at exit none can be started.
 """
 
 from __future__ import annotations
@@ -12,67 +12,45 @@ import threading
 import time
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import TYPE_CHECKING
+from typing import Any
 
 from ..values import SIGNALS
 from .providers import Pipeline
 from .pump import remaining
 
-if TYPE_CHECKING:
-    from .export import Delivery
-
 _log = logging.getLogger("otel_agentbus.outlet")
 
 _Job = Callable[[], object]
 
-#: How long an exporter may take for a batch; what it has had for longer without a word is lost.
-STUCK_S = 60.0
+#: The share of the time at the end that is the spans'; the metrics, which tell of them, go last.
+SPANS_SHARE = 0.85
 
 
 class Outlet:
-    """A pipeline, and the thread that waits for its endpoint."""
+    """A pipeline, and the thread that waits for its metrics' endpoint."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         self.pipeline = pipeline
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._gone = 0
-        self._full_since: float | None = None
-        self._written_off = 0
-
-    def has_room(self, ended: int) -> bool:
-        """Whether our exporter is less than a full queue behind the spans that have ended."""
-        size = self.pipeline.settings.bsp_max_queue_size
-        if ended - self._gone - self._written_off < size or not self.pipeline.owns_traces:
-            return True
-        gone, now = self._count_gone(), time.monotonic()
-        if gone != self._gone or self._full_since is None:
-            self._gone, self._full_since = gone, now
-        elif now - self._full_since > STUCK_S:  # nobody takes them out of that queue any more
-            self._written_off = ended - gone
-        if ended - gone - self._written_off >= size:
-            return False
-        self._full_since = None
-        return True
-
-    def _count_gone(self) -> int:
-        """How many spans our slowest exporter has delivered or lost."""
-        return min((d.delivered + d.failed + d.rejected for d in self._deliveries()), default=0)
-
-    def _deliveries(self) -> list[Delivery]:
-        return [delivery for delivery in self.pipeline.deliveries if delivery.signal == "traces"]
-
-    def spans(self, ended: int) -> dict[str, int]:
-        """What has become of the spans that have ended; of an application's own pipeline nothing is known."""
-        exported = sum(delivery.delivered for delivery in self._deliveries())
-        lost = sum(delivery.failed + delivery.rejected for delivery in self._deliveries()) + self._written_off
-        waiting = max(ended - self._count_gone() - self._written_off, 0) if self.pipeline.owns_traces else 0
-        return {"ended": ended, "exported": exported, "lost": lost, "waiting": waiting}
 
     @property
     def is_ours(self) -> bool:
         """Whether there is anything to flush and shut down: an application's own providers are its own."""
         return self.pipeline.owns_traces or self.pipeline.owns_metrics
+
+    def accounts(self) -> list[dict[str, Any]]:
+        """What became of the spans, for each exporter of ours; of an application's own pipeline nothing is known."""
+        return [way.account() for way in self.pipeline.ways]
+
+    @property
+    def lost(self) -> int:
+        """How many spans were lost for good."""
+        return sum(sum(account["dropped"].values()) + account["waiting"] for account in self.accounts())
+
+    def is_settled(self) -> bool:
+        """Whether no ended span is in memory only: all were delivered, are on disk, or were counted as lost."""
+        return not any(way.processor.waiting for way in self.pipeline.ways)
 
     def start(self) -> None:
         """Start the thread, where there will be something to wait for."""
@@ -92,46 +70,48 @@ class Outlet:
             )
         self._jobs = SimpleQueue()
         self._thread = None
-        self._gone, self._full_since, self._written_off = 0, None, 0
         self.start()
 
     def flush(self, deadline: float) -> bool:
-        """Export what is queued; whether that was done, without loss, by the (monotonic) deadline."""
+        """Export what is queued; whether all was delivered by the (monotonic) deadline."""
         if not self.is_ours:
             return True
-        flushed: list[bool] = []
-        return self._run(lambda: flushed.append(self.pipeline.force_flush(_left(deadline))), deadline) and flushed == [
-            True
-        ]
+        metrics = self._begin(lambda: self.pipeline.flush_metrics(_left(deadline)))
+        spans = self.pipeline.flush_spans(deadline)
+        return metrics(deadline) and spans
 
     def close(self, deadline: float) -> bool:
-        """Export what is queued, then shut down; what takes longer is cut. Whether all went out."""
+        """Export what is queued, then shut down; what takes longer is on disk, or cut. Whether all was delivered."""
         if not self.is_ours:
             return True
-        flushed: list[bool] = []
+        share = SPANS_SHARE if self.pipeline.owns_metrics else 1.0
+        spans = self.pipeline.close_spans(time.monotonic() + remaining(deadline) * share)
 
-        def work() -> None:
-            flushed.append(self.pipeline.force_flush(_left(deadline)))
-            self.pipeline.shutdown(_left(deadline))
+        def end() -> bool:
+            flushed = self.pipeline.flush_metrics(_left(deadline))
+            self.pipeline.shut_down(_left(deadline))
+            return flushed
 
-        if not self._run(work, deadline):
+        metrics = self._begin(end)(deadline)
+        if not metrics:
             self.pipeline.cut()
         self._jobs.put(None)
-        return flushed == [True]
+        return spans and metrics
 
-    def _run(self, job: _Job, deadline: float) -> bool:
+    def _begin(self, job: Callable[[], bool]) -> Callable[[float], bool]:
+        """Have the thread do this; gives what waits for it until a deadline, and tells whether it did and went well."""
         if self._thread is None or not self._thread.is_alive():
-            return False
-        done = threading.Event()
+            return lambda _: False
+        done, outcome = threading.Event(), [False]
 
         def work() -> None:
             try:
-                job()
+                outcome[0] = job()
             finally:
                 done.set()
 
         self._jobs.put(work)
-        return done.wait(remaining(deadline))
+        return lambda deadline: done.wait(remaining(deadline)) and outcome[0]
 
     def _work(self) -> None:
         jobs = self._jobs

@@ -20,13 +20,16 @@ from otel_agentbus.values import RATIO_SAMPLERS, SIGNALS, Signal
 if TYPE_CHECKING:
     from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.resources import Resource
-    from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+    from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.sampling import Sampler
 
-    from otel_agentbus.telemetry.export import CountingMetricExporter, CountingSpanExporter, Delivery
+    from otel_agentbus.telemetry.export import CountingMetricExporter, Delivery
+    from otel_agentbus.telemetry.ways import SpanWay
 
 _log = logging.getLogger("otel_agentbus")
 _P = TypeVar("_P")
+#: What a forked child gives an inherited processor to end; there is nothing in it.
+ABANDON_S = 0.05
 #: Our own providers that are, or in the parent process were, the global ones.
 _installed: WeakSet[object] = WeakSet()
 
@@ -43,15 +46,25 @@ class Pipeline:
     endpoints: dict[Signal, str] = field(default_factory=dict)
     #: One sentence for each signal, for `health()` and `doctor`.
     description: dict[Signal, str] = field(default_factory=dict)
-    exporters: list[CountingSpanExporter | CountingMetricExporter] = field(default_factory=list)
+    #: Our own ways out for spans, one for each exporter.
+    ways: list[SpanWay] = field(default_factory=list)
+    metric_exporters: list[CountingMetricExporter] = field(default_factory=list)
     _tracing: TracerProvider | None = None
     _metering: MeterProvider | None = None
-    _processors: list[SpanProcessor] = field(default_factory=list)
 
     @property
     def deliveries(self) -> list[Delivery]:
-        """What our own exporters have delivered and lost so far."""
-        return [exporter.delivery for exporter in self.exporters]
+        """How many data points our own exporters of metrics have delivered and lost so far."""
+        return [exporter.delivery for exporter in self.metric_exporters]
+
+    def described(self) -> trace.TracerProvider:
+        """The provider whose resource, limits and sampler this process's spans have; one like ours, if there is none."""
+        if getattr(self.tracer_provider, "resource", None) is None:
+            if self._tracing is None:
+                self._tracing = make_tracer_provider(self.settings, make_resource(self.settings))
+            return self._tracing
+        assert self.tracer_provider is not None
+        return self.tracer_provider
 
     def resolve(self) -> bool:
         """Look again for providers of the application, which may set them after us; whether one was found."""
@@ -66,43 +79,47 @@ class Pipeline:
             self.description["metrics"] = _of_application(metering)
         return found
 
-    def force_flush(self, timeout: float) -> bool:
-        """Export what is queued in our own providers; False when something was lost meanwhile. May block for longer."""
-        lost = self._lost()
-        flushed = [_quietly(flush, timeout) for flush in self._each("force_flush")]
-        return all(flushed) and self._lost() == lost
+    def flush_spans(self, deadline: float) -> bool:
+        """Deliver the spans that have ended; whether the endpoints took them by the (monotonic) deadline."""
+        flushed = [way.flush(deadline) for way in self.ways]  # each, whatever the others say
+        return all(flushed)
 
-    def shutdown(self, timeout: float) -> None:
-        """Export what is queued in our own providers and end their threads. May block for longer: see `cut`."""
-        for shut_down in self._each("shutdown"):
-            _quietly(shut_down, timeout)
+    def close_spans(self, deadline: float) -> bool:
+        """Deliver the spans that have ended, or keep them on disk; whether the endpoints took them by the deadline."""
+        closed = [way.close(deadline) for way in self.ways]
+        return all(closed)
+
+    def flush_metrics(self, timeout: float) -> bool:
+        """Export the metrics as they are; False when some were lost. May block for longer: see `cut`."""
+        lost = self._lost()
+        return (self._metering is None or _quietly(self._metering.force_flush, timeout)) and self._lost() == lost
+
+    def shut_down(self, timeout: float) -> None:
+        """End our own providers, the metrics' first: a foreign processor on ours may block."""
+        if self._metering is not None:
+            _quietly(self._metering.shutdown, timeout)
+        if self._tracing is not None:
+            shut_down = self._tracing.shutdown
+            _quietly(lambda _: shut_down(), timeout)
 
     def cut(self) -> None:
-        """Stop sending at once: a `shutdown` that waits for an endpoint comes back soon; the rest counts as failed."""
-        for exporter in self.exporters:
+        """Stop sending metrics at once: what waits for an endpoint comes back soon; the rest counts as failed."""
+        for exporter in self.metric_exporters:
             exporter.shutdown()
 
     def abandon(self) -> None:
         """In a forked child: end the inherited threads of our providers; their exporters send nothing here anyway."""
-        for exporter in self.exporters:
+        for exporter in self.metric_exporters:
             exporter.closed = True
         if self._tracing is not None and self._tracing is trace.get_tracer_provider():
             self._tracing = None  # the application goes on using it: `build` adds the new exporters to it
-        # Beside us, because a lock may have been inherited locked.
-        threading.Thread(target=self.shutdown, args=(1.0,), name="otel_agentbus.abandon", daemon=True).start()
+        for way in self.ways:  # they have begun anew, with nothing of the parent's: not a span goes out by two ways
+            way.processor.shutdown(ABANDON_S)
+        # Beside us, because a lock of the SDK's may have been inherited locked.
+        threading.Thread(target=self.shut_down, args=(1.0,), name="otel_agentbus.abandon", daemon=True).start()
 
     def _lost(self) -> int:
         return sum(delivery.failed + delivery.rejected for delivery in self.deliveries)
-
-    def _each(self, action: str) -> list[Callable[[int], object]]:
-        """The named action of our own providers, spans first, called with milliseconds."""
-        steps: list[Callable[[int], object]] = []
-        if self._tracing is not None:
-            shut_down = self._tracing.shutdown
-            steps.append(self._tracing.force_flush if action == "force_flush" else lambda _: shut_down())
-        if self._metering is not None:
-            steps.append(self._metering.force_flush if action == "force_flush" else self._metering.shutdown)
-        return steps
 
 
 def _quietly(step: Callable[[int], object], timeout: float) -> bool:
@@ -180,28 +197,34 @@ def _build_own(pipeline: Pipeline) -> None:
     for_metrics = pipeline.meter_provider is None and settings.exports_metrics
     if not (for_traces or for_metrics):
         return
-    from otel_agentbus.telemetry.export import metric_exporters, span_exporters
+    from otel_agentbus.telemetry.export import metric_exporters
+    from otel_agentbus.telemetry.ways import SpanWay, span_exits
 
-    spans = span_exporters(settings) if for_traces else []
-    points = metric_exporters(settings) if for_metrics else []
+    pipeline.metric_exporters = metric_exporters(settings) if for_metrics else []
+    exits = span_exits(settings) if for_traces else []
     resource = make_resource(settings)
-    pipeline.exporters = [*spans, *points]
     if for_metrics:
-        pipeline.meter_provider = pipeline._metering = _make_meter_provider(settings, resource, points)
+        pipeline.meter_provider = pipeline._metering = _make_meter_provider(
+            settings, resource, pipeline.metric_exporters
+        )
         pipeline.owns_metrics = True
+        for delivery in pipeline.deliveries:
+            _describe(pipeline, "metrics", delivery.exporter, delivery.endpoint)
     if for_traces:
-        pipeline.tracer_provider = pipeline._tracing = _make_tracer_provider(settings, resource)
-        pipeline._processors = _make_processors(settings, spans, pipeline._metering)
-        for processor in pipeline._processors:
-            pipeline._tracing.add_span_processor(processor)
+        meter_provider = pipeline._metering or metrics.NoOpMeterProvider()  # else it would ask for the global one
+        pipeline.ways = [SpanWay.through(exit_, settings, meter_provider) for exit_ in exits]
+        pipeline.tracer_provider = pipeline._tracing = make_tracer_provider(settings, resource)
         pipeline.owns_traces = True
-    for exporter in pipeline.exporters:
-        delivery = exporter.delivery
-        how = f"{delivery.exporter} to {delivery.endpoint}"
-        before = pipeline.description.get(delivery.signal)
-        pipeline.description[delivery.signal] = f"{before} and {how}" if before else f"our own pipeline, {how}"
-        if delivery.exporter == "otlp":
-            pipeline.endpoints[delivery.signal] = delivery.endpoint
+        for way in pipeline.ways:
+            pipeline._tracing.add_span_processor(way.processor)
+            _describe(pipeline, "traces", way.exporter, way.endpoint)
+
+
+def _describe(pipeline: Pipeline, signal: Signal, exporter: str, endpoint: str) -> None:
+    how, before = f"{exporter} to {endpoint}", pipeline.description.get(signal)
+    pipeline.description[signal] = f"{before} and {how}" if before else f"our own pipeline, {how}"
+    if exporter == "otlp":
+        pipeline.endpoints[signal] = endpoint
 
 
 def _install(pipeline: Pipeline) -> None:
@@ -209,8 +232,8 @@ def _install(pipeline: Pipeline) -> None:
     if pipeline._tracing is not None:
         current = trace.get_tracer_provider()
         if current in _installed and isinstance(current, type(pipeline._tracing)):
-            for processor in pipeline._processors:  # we are a forked child: what was our parent's leads to us now
-                current.add_span_processor(processor)
+            for way in pipeline.ways:  # we are a forked child: what was our parent's leads to us now
+                current.add_span_processor(way.processor)
         else:
             trace.set_tracer_provider(pipeline._tracing)
             _installed.add(pipeline._tracing)
@@ -230,55 +253,41 @@ def make_resource(settings: Settings) -> Resource:
     return Resource.create(attributes)
 
 
-def _make_tracer_provider(settings: Settings, resource: Resource) -> TracerProvider:
+def span_limits(settings: Settings) -> dict[str, int | None]:
+    """The limits of a span, by the names that the SDK gives them; None is no limit."""
+
+    def or_general(value: int | None) -> int | None:
+        return settings.attribute_limit if value is None else value
+
+    length, span_length = settings.attribute_length_limit, settings.span_attribute_length_limit
+    return {
+        "max_attributes": settings.attribute_limit,
+        "max_events": settings.span_event_limit,
+        "max_links": settings.span_link_limit,
+        "max_span_attributes": or_general(settings.span_attribute_limit),
+        "max_event_attributes": or_general(settings.event_attribute_limit),
+        "max_link_attributes": or_general(settings.link_attribute_limit),
+        "max_attribute_length": length,
+        "max_span_attribute_length": length if span_length is None else span_length,
+    }
+
+
+def make_tracer_provider(settings: Settings, resource: Resource) -> TracerProvider:
+    """A provider of our own: the settings' sampler and limits, ids that no seed repeats, ended by nobody but us."""
     from opentelemetry.sdk.trace import SpanLimits, TracerProvider
 
     from otel_agentbus.telemetry.export import UnseededIds
 
-    def limit(value: int | None) -> int:
-        return SpanLimits.UNSET if value is None else value  # None would make the SDK read the environment again
-
-    def or_general(value: int | None) -> int:
-        return limit(settings.attribute_limit if value is None else value)
-
+    limits = {  # None would make the SDK read the environment again
+        name: SpanLimits.UNSET if value is None else value for name, value in span_limits(settings).items()
+    }
     return TracerProvider(
         sampler=_make_sampler(settings),
         resource=resource,
         shutdown_on_exit=False,
         id_generator=UnseededIds(),
-        span_limits=SpanLimits(
-            max_attributes=limit(settings.attribute_limit),
-            max_events=limit(settings.span_event_limit),
-            max_links=limit(settings.span_link_limit),
-            max_span_attributes=or_general(settings.span_attribute_limit),
-            max_event_attributes=or_general(settings.event_attribute_limit),
-            max_link_attributes=or_general(settings.link_attribute_limit),
-            max_attribute_length=limit(settings.attribute_length_limit),
-            max_span_attribute_length=limit(
-                settings.attribute_length_limit
-                if settings.span_attribute_length_limit is None
-                else settings.span_attribute_length_limit
-            ),
-        ),
+        span_limits=SpanLimits(**limits),
     )
-
-
-def _make_processors(
-    settings: Settings, exporters: Sequence[CountingSpanExporter], meter_provider: MeterProvider | None
-) -> list[SpanProcessor]:
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor
-
-    return [
-        BatchSpanProcessor(
-            exporter,
-            max_queue_size=settings.bsp_max_queue_size,
-            schedule_delay_millis=settings.bsp_schedule_delay_ms,
-            max_export_batch_size=min(settings.bsp_max_export_batch_size, settings.bsp_max_queue_size),
-            export_timeout_millis=settings.bsp_export_timeout_ms,
-            meter_provider=meter_provider or metrics.NoOpMeterProvider(),  # else it would ask for the global one
-        )
-        for exporter in exporters
-    ]
 
 
 def _make_meter_provider(

@@ -57,6 +57,8 @@ class Pump:
         self.ring: deque[Event] = deque()
         self.size = size
         self.dropped = 0
+        #: How many events the sinks were given.
+        self.handed_over = 0
         self._sinks = sinks
         self._prepare = prepare
         self._idle = idle
@@ -92,7 +94,7 @@ class Pump:
         """In the child: nothing of the parent's is ours, not its events nor its locks."""
         self.ring.clear()
         self._drains.clear()
-        self.dropped = 0
+        self.dropped = self.handed_over = 0
         self._renew()
         self.start()
 
@@ -155,6 +157,7 @@ class Pump:
             event = self.ring.popleft()
         except IndexError:  # the bound has dropped it meanwhile
             return
+        self.handed_over += 1
         if self._prepare is not None:
             event = self._prepared(self._prepare, event)
         for sink in self._sinks:

@@ -116,6 +116,9 @@ class SpanBridge:
             "failed": self.counts["failed"],
             "interrupted": self.counts["interrupted"],
             "open": self.open_spans,
+            "begun": self._writer.begun + self._writer.moments,
+            "ended": self._writer.ended,
+            "unsampled": self._writer.unsampled,
         }
 
     def _apply(self, events: Iterable[Event]) -> None:
@@ -181,17 +184,29 @@ class _CarefulWriter:
     def __init__(self, writer: SpanWriter, failed: Callable[[], None]) -> None:
         self._writer = writer
         self._failed = failed
-        #: How many spans have begun and not ended, of all sources.
+        #: How many spans have begun and not ended, of all sources; how many have ever begun.
         self.open_spans = 0
+        self.begun = 0
 
     @property
     def ended(self) -> int:
         """How many spans have ended that are to be exported."""
         return self._writer.ended
 
+    @property
+    def unsampled(self) -> int:
+        """How many have ended that are not: left out by the sampler, or never made."""
+        return self._writer.unsampled
+
+    @property
+    def moments(self) -> int:
+        """How many were without length."""
+        return self._writer.moments
+
     def begin(self, place: Place, parent: Place | None, event: Event, start_ns: int) -> Span:
         """Start the span; one that fails is lost, and stands for itself until its end."""
         self.open_spans += 1
+        self.begun += 1
         try:
             return self._writer.begin(place, parent, event, start_ns)
         except Exception:  # noqa: BLE001 - a foreign span processor may raise; the next span must not suffer

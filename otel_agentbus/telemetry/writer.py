@@ -101,6 +101,10 @@ class SpanWriter:
         self._decisions: OrderedDict[str, Origin] = OrderedDict()
         #: How many spans have ended that are to be exported.
         self.ended = 0
+        #: How many have ended that are not: the sampler has left them out.
+        self.unsampled = 0
+        #: How many spans without length were made.
+        self.moments = 0
         #: Siblings stand under one parent.
         self._above = lru_cache(maxsize=PARENTS)(self._parent_span)
 
@@ -190,8 +194,11 @@ class SpanWriter:
             return
         at_ns = event.time_ns or 0
         span = self._start(place, parent, event, found[0], dict(found[1]), SpanKind.INTERNAL, at_ns)
-        self._say_error(span, event, at_ns)
-        self._end(span, at_ns)
+        self.moments += 1
+        try:
+            self._say_error(span, event, at_ns)
+        finally:
+            self._end(span, at_ns)
 
     # -- ending --------------------------------------------------------------------------------------------------------
 
@@ -213,6 +220,8 @@ class SpanWriter:
     def _end(self, span: Span, end_ns: int) -> None:
         if span.get_span_context().trace_flags & SAMPLED:
             self.ended += 1
+        else:
+            self.unsampled += 1
         span.end(end_ns)
 
     def _finish_with(self, span: Span, open_: OpenSpan, end: Event, end_ns: int, totals: Mapping[str, float]) -> None:

@@ -36,8 +36,6 @@ NOT_IN_THE_DEMO: tuple[Metric, ...] = (
     m.DISCARDED,
     m.OVERFLOWED,
     m.HEALTH["events.late"],
-    m.HEALTH["spans.rejected"],
-    m.HEALTH["spans.spooled"],
 )
 #: No run of the demo fails as a whole, so that this panel is empty, while its metric is there.
 EMPTY_IN_THE_DEMO = {"Failed runs by error"}
