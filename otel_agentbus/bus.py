@@ -211,7 +211,7 @@ class Bus:
         pumped = not self.settings.sdk_disabled
         self.accounting.listen(self.router, observed=any(providers), pumped=pumped)  # budgets hold without telemetry
         if pumped:
-            self.router.subscribe(self._keeper.way_in(), priority=-1_000_000)
+            self.router.subscribe(self._keeper.way_in(), priority=-(1 << 62))  # first of all
             self._pump.start()
             self._outlet.start()
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -14,7 +15,7 @@ from otel_agentbus.cli import app
 from otel_agentbus.cli.doctor import examine
 from otel_agentbus.cli.traps import Finding
 from otel_agentbus.settings import Settings
-from tests.receivers import GrpcReceiver, HttpReceiver, Reply, forget_environment
+from tests.receivers import GrpcReceiver, HttpReceiver, Reply, forget_environment, in_a_process_of_its_own
 
 
 @pytest.fixture(autouse=True)
@@ -156,6 +157,7 @@ print(json.dumps([report.facts.application_endpoints, report.pipeline["traces"]]
 def test_help_lists_the_commands_without_importing_them() -> None:
     code = """
 import sys
+from pathlib import Path
 from typer.testing import CliRunner
 from otel_agentbus.cli import app
 result = CliRunner().invoke(app, ["--help"])
@@ -181,3 +183,29 @@ def test_a_wrong_option_is_refused() -> None:
 
 def test_findings_are_values() -> None:
     assert Finding("hint", "a") == Finding("hint", "a")
+
+
+def test_what_is_kept_on_disk_is_told_and_what_is_nobodys_gets_a_hint(tmp_path: Path) -> None:
+    with HttpReceiver({"/v1/traces": Reply(503)}) as away:
+        left = in_a_process_of_its_own(
+            """
+            import json
+            import otel_agentbus as agentbus
+            with agentbus.connect() as bus, agentbus.agent("a"):
+                pass
+            print(json.dumps(bus.health()["spans"]["spooled"]))
+            """,
+            OTEL_EXPORTER_OTLP_ENDPOINT=away.url,
+            OTEL_METRICS_EXPORTER="none",
+            AGENTBUS_SPOOL_DIR=str(tmp_path),
+        )
+        url = away.url
+    assert left == 1
+    with HttpReceiver() as receiver:
+        result = run("--json", OTEL_EXPORTER_OTLP_ENDPOINT=receiver.url, AGENTBUS_SPOOL_DIR=str(tmp_path))
+    report = json.loads(result.stdout)
+    (spool,) = report["on_disk"]["spools"]
+    assert (spool["waiting"], spool["endpoint"], spool["in_use"]) == (1, f"{url}/v1/traces", False)
+    hints = [finding["sentence"] for finding in report["findings"] if finding["level"] == "hint"]
+    assert any(f"`otel-agentbus resend {spool['path']}` sends them." in hint for hint in hints)
+    assert report["healthy"]
