@@ -37,11 +37,15 @@ class Process:
         self._closer: Callable[[], None] | None = None
         self._finalizer: Any = None
         self._undo_sigterm: Callable[[], None] = _nothing
-        os.register_at_fork(after_in_child=self._after_fork)
+        self._forks = False  # whether this process hears of its forks
+        os.register_at_fork(after_in_child=self._renew_lock)  # which somebody who connects may hold
 
     def attach(self, bus: Attached) -> None:
         """Let blocks emit to this bus from now on."""
         bus.uses += 1
+        if not self._forks:  # not at import: the parts of a bus must hear of a fork before it does
+            self._forks = True
+            os.register_at_fork(after_in_child=self._after_fork)
         bus.start()
         self.bus = bus
         install(bus)
@@ -85,8 +89,10 @@ class Process:
             self._finalizer.cancel()
             self._finalizer = None
 
-    def _after_fork(self) -> None:
+    def _renew_lock(self) -> None:
         self.lock = threading.RLock()
+
+    def _after_fork(self) -> None:
         if self.bus is not None:
             self.bus.after_fork()
             util = sys.modules.get("multiprocessing.util")

@@ -33,7 +33,7 @@ from .telemetry.deployment_metrics import CommitTimes
 from .telemetry.ids import Ids
 from .telemetry.live import LiveTracing
 from .telemetry.metrics import MetricsBridge
-from .telemetry.outlet import Outlet
+from .telemetry.outlet import BRIDGES_SHARE, Outlet
 from .telemetry.providers import Pipeline, build
 from .telemetry.pump import LONGEST_S, Pump, remaining
 from .telemetry.spans import SpanBridge
@@ -93,7 +93,7 @@ class Bus:
         self.accounting = accounting
         self.gate = self.accounting.budgets.gate
         sinks = (self._to_metrics, self._to_spans)
-        self._pump = Pump(settings.queue_size, sinks, self._idle, prepare=self._prepare)
+        self._pump = Pump(settings.queue_size, sinks, self._idle, prepare=self.accounting.enter)
         describe = lambda: opening_of(self.source, self._outlet.pipeline.described(), settings)  # noqa: E731 - of now
         self._keeper = Keeper(settings, self._policy.apply, self._pump, describe)
         self.router = StampingRouter(self._stamp, self._is_valid if settings.validate_events else None, on_error)
@@ -178,10 +178,6 @@ class Bus:
                 self._wire()
                 process.close_at_exit(self)  # to run before the provider's own exit
 
-    def _prepare(self, event: Event) -> Event:
-        self._keeper.record(event)
-        return self.accounting.enter(event)
-
     def _to_spans(self, event: Event) -> None:
         if self._tracer is None:
             self._resolve()
@@ -213,6 +209,7 @@ class Bus:
         if pumped:
             self.router.subscribe(self._keeper.way_in(), priority=-(1 << 62))  # first of all
             self._pump.start()
+            self._keeper.start()
             self._outlet.start()
 
     def flush(self, timeout: float = 10.0) -> bool:
@@ -221,20 +218,20 @@ class Bus:
         Nothing is judged incomplete: what is open stays open. An application's own provider flushes itself.
         """
         now = time.monotonic()
-        drained = self._drain(now, timeout, SpanBridge.flush)
+        drained = self._drain(now, timeout * 3 / 4, SpanBridge.flush)
         return self._outlet.flush(now + timeout) and drained
 
-    def _drain(self, now: float, timeout: float, end: Callable[[SpanBridge], None]) -> bool:
+    def _drain(self, now: float, timeout: float, end: Callable[[SpanBridge], None], *, last: bool = False) -> bool:
         """Have handlers and bridges take what was emitted; those that hang leave the others a share of the time."""
-        deadline = now + timeout * 3 / 4
-        handled = self.router.drain(min(timeout / 4, LONGEST_S))
+        deadline = now + timeout
+        handled = self.router.drain(min(timeout / 3, LONGEST_S))
+        self._keeper.flush()
 
         def hand_over() -> None:
-            self._keeper.flush()
             if self._spans is not None:
                 end(self._spans)
 
-        drained = self._pump.drain(deadline, hand_over)
+        drained = self._pump.drain(deadline, hand_over, last=last)
         settled = self._metrics is None or self._metrics.settle(remaining(deadline))
         return handled and drained and settled
 
@@ -256,7 +253,7 @@ class Bus:
         return self._shut_down(time.monotonic(), self.settings.exit_timeout if timeout is None else timeout)
 
     def _shut_down(self, now: float, timeout: float) -> bool:
-        done = self._drain(now, timeout, SpanBridge.close)
+        done = self._drain(now, timeout * BRIDGES_SHARE, SpanBridge.close, last=True)
         if self.settings.summary:
             self.accounting.print_summary(sum(self.health()["events"]["dropped"].values()))
         done = self._outlet.close(now + timeout) and done
@@ -264,7 +261,7 @@ class Bus:
             self._metrics.close()
         self._pump.stop()
         self.router.close()
-        self._keeper.close(finished=not self._outlet.pipeline.owns_traces or self._outlet.lost == 0)
+        self._keeper.close(finished=not (self._outlet.lost or self._pump.left))
         if not done:
             _log.warning("Closed after %s s before all was delivered; health() has the numbers", timeout)
         return done
@@ -294,11 +291,13 @@ class Bus:
         self._wire()
         if not self.settings.sdk_disabled:
             self._pump.after_fork()
+            self._keeper.after_fork()
 
     # -- how it is -----------------------------------------------------------------------------------------------------
 
     def summary(self, timeout: float = 5.0) -> SummaryData:
         """What was used so far, by agent and model, with what was emitted before, as far as that is done in time."""
+        self._keeper.flush()
         self._pump.drain(time.monotonic() + timeout)
         return self.accounting.summary.read()
 
@@ -309,6 +308,7 @@ class Bus:
             self._stamp.emitted,
             self.router.stamped_before,
             self.counts["invalid"] + self.router.refused,
+            self._keeper.waiting,
             {} if self._spans is None else self._spans.health(),
             self._pump,
             self._outlet,

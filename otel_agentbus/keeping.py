@@ -1,8 +1,11 @@
-"""What is kept of the events of one bus: in memory for the background, and in the journal, if there is to be one."""
+"""What is kept of the events of one bus: in memory for the background, and before that in the journal, if any."""
 
 from __future__ import annotations
 
+import logging
+import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -10,17 +13,24 @@ from .events import Event
 from .journal import SegmentJournal
 from .recording import Opening, Recorder
 from .settings import Settings
-from .telemetry.pump import Pump
+from .telemetry.pump import PAUSE_S, Pump
 
+_log = logging.getLogger("otel_agentbus.keeping")
+
+#: How long an event waits to be written in batches, in seconds; half of what a SIGKILL may cost.
+WRITE_EVERY_S: Final = 0.02
+#: Events that are written at once: no more than a slice of time, which an event loop would feel.
+GROUP: Final = 32
 #: How often the journal is told what needs no recovery any more, in seconds.
 MARK_EVERY_S: Final = 1.0
 
 
 class Keeper:
-    """Takes each event from the router: without the content that may not be kept, into the journal and the ring.
+    """Takes each event from the router: without the content that may not be kept, into the journal, then into the ring.
 
     With `AGENTBUS_JOURNAL_SYNC=event` it is written by the thread that emits it, before any other handler hears of it;
-    else by the background.
+    else by a thread of its own, every 20 ms. Either way nothing is made of an event before it is written, so that there
+    is no span of which the journal does not know.
     """
 
     def __init__(
@@ -32,7 +42,11 @@ class Keeper:
         self._at_once = settings.journal_sync == "event"
         self._candidate: str | None = None
         self._marked_at = 0.0
+        #: Events that wait to be written in batches.
+        self._collected: deque[Event] = deque()
+        self._renew()
         if settings.journal is not None and not settings.sdk_disabled:
+            describe()  # now: what describes a process cannot be found out any more when the interpreter ends
             journal = SegmentJournal(
                 settings.journal,
                 max_bytes=settings.journal_max_bytes,
@@ -41,17 +55,26 @@ class Keeper:
             )
             self._recorder = Recorder(journal, sync=settings.journal_sync)
 
+    def _renew(self) -> None:
+        self._writing = threading.RLock()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    # -- in ------------------------------------------------------------------------------------------------------------
+
     def way_in(self) -> Callable[[Event], None]:
         """The one way to the sinks: content is scrubbed, rendered or removed here, before it waits anywhere."""
-        apply, ring, size, make_room = self._apply, self._pump.ring, self._pump.size, self._pump.make_room
-        recorder = self._recorder if self._at_once else None
+        apply, pump, recorder = self._apply, self._pump, self._recorder
+        ring, size, make_room = pump.ring, pump.size, pump.make_room
+        if recorder is not None and not self._at_once:
+            ring, make_room = self._collected, self._make_room
 
         def keep(event: Event) -> None:
             if len(ring) >= size:
                 make_room()
             ring.append(apply(event))
 
-        if recorder is None:
+        if recorder is None or not self._at_once:
             return keep
         record = recorder
 
@@ -64,42 +87,98 @@ class Keeper:
 
         return write_and_keep
 
-    def record(self, event: Event) -> None:
-        """Write it down in the background, where that is how it is to be."""
+    def _make_room(self) -> None:
+        try:
+            self._collected.popleft()
+            self._pump.dropped += 1
+        except IndexError:  # taken meanwhile
+            pass
+
+    @property
+    def waiting(self) -> int:
+        """How many events wait to be written, and for the background."""
+        return len(self._collected) + len(self._pump.ring)
+
+    # -- writing in batches --------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the thread that writes, where one is needed."""
+        if self._recorder is not None and not self._at_once and self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="otel-agentbus-journal", daemon=True)
+            self._thread.start()
+
+    def _run(self) -> None:
+        stop = self._stop
+        while not stop.is_set():
+            try:
+                more = self._write_group()
+            except BaseException:  # noqa: BLE001 - the thread outlives whatever happens in it
+                _log.exception("Writing the journal failed")
+                more = False
+            stop.wait(PAUSE_S if more else WRITE_EVERY_S)
+
+    def _write_group(self) -> bool:
+        """Write some events, then hand them on; whether there are more."""
+        recorder, collected = self._recorder, self._collected
+        assert recorder is not None
+        with self._writing:
+            group: list[Event] = []
+            while collected and len(group) < GROUP:
+                try:
+                    group.append(collected.popleft())
+                except IndexError:  # the bound has dropped it meanwhile
+                    break
+            try:
+                for event in group:
+                    recorder(event)
+                recorder.flush()
+            finally:
+                for event in group:
+                    self._pump.keep(event)
+        return bool(collected)
+
+    def flush(self) -> None:
+        """Write what is collected, and hand it on; not for ever, where others go on emitting."""
         if self._recorder is not None and not self._at_once:
-            self._recorder(event)
+            for _ in range(len(self._collected) // GROUP + 1):
+                self._write_group()
+
+    # -- marks and the end ---------------------------------------------------------------------------------------------
 
     def idle(self, is_settled: Callable[[], bool]) -> None:
-        """Write what is collected. What was written a while ago needs no recovery if nothing is in memory only."""
-        recorder = self._recorder
-        if recorder is None:
-            return
-        recorder.flush()
-        now = time.monotonic()
-        if now - self._marked_at < MARK_EVERY_S or recorder.position is None:
+        """What was written a while ago needs no recovery if nothing that was made of it is in memory only."""
+        recorder, now = self._recorder, time.monotonic()
+        if recorder is None or recorder.position is None or now - self._marked_at < MARK_EVERY_S:
             return
         self._marked_at = now
         if self._candidate is not None and not self._pump.ring and is_settled():
             recorder.mark(self._candidate)  # all of it had been handed on when it became the candidate
         self._candidate = recorder.position
 
-    def flush(self) -> None:
-        """Write what is collected."""
-        if self._recorder is not None:
-            self._recorder.flush()
-
     def close(self, *, finished: bool) -> None:
         """The end: where everything was judged and has left, this source never needs to be recovered."""
+        self._stop.set()
         if self._recorder is None:
             return
+        self.flush()
         if finished:
             self._recorder.finish()
         else:
             self._recorder.close()
 
+    def after_fork(self) -> None:
+        """In the child: what is collected is the parent's, and so is its thread."""
+        self._collected.clear()
+        self._candidate = None
+        self._renew()
+        self.start()
+
     def health(self) -> dict[str, Any]:
-        """How many events were written, and how many could not be, and why."""
-        return {} if self._recorder is None else self._recorder.health()
+        """How many events were written, wait, and could not be written, by reason."""
+        if self._recorder is None:
+            return {}
+        told = self._recorder.health()
+        return {**told, "waiting": told["waiting"] + len(self._collected)}
 
 
 __all__ = ["Keeper"]

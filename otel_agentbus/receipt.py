@@ -23,6 +23,7 @@ def receipt(
     emitted: int,
     received: int,
     invalid: int,
+    queued: int,
     fed: Mapping[str, int],
     pump: Pump,
     outlet: Outlet,
@@ -35,9 +36,9 @@ def receipt(
     events = {
         "emitted": emitted,
         "received": received,
-        "queued": len(pump.ring),
+        "queued": queued,
         "handed_over": pump.handed_over,
-        "dropped": {"queue_full": pump.dropped, "invalid": invalid},
+        "dropped": {"queue_full": pump.dropped, "invalid": invalid, "exit_timeout": pump.left},
         **{key: spans[key] for key in ("duplicate", "skipped", "unknown")},
     }
     return {
@@ -56,7 +57,7 @@ def receipt(
         "budgets": {"used": budgets.used(), **budgets.health()},
         "endpoints": dict(pipeline.endpoints),
         "balance": {
-            "events": emitted + received - pump.dropped - len(pump.ring) - pump.handed_over,
+            "events": emitted + received - pump.dropped - pump.left - queued - pump.handed_over,
             "spans": spans["begun"] - spans["open"] - spans["ended"] - spans["unsampled"],
             "deliveries": sum(abs(delivery["balance"]) for delivery in deliveries),
         },

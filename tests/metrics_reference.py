@@ -51,7 +51,7 @@ REASONS: Mapping[Metric, tuple[str, ...]] = {
     instruments.CALLS_DUPLICATE: ("call_id", "response_id", "enclosing", "event"),
     instruments.USAGE_MISMATCH: ("input_tokens", "output_tokens", "tokens", "cost_usd"),
     instruments.DISCARDED: ("invalid", "failure", "open_too_long", "commit_time"),
-    instruments.HEALTH["events.dropped"]: ("queue_full", "invalid"),
+    instruments.HEALTH["events.dropped"]: ("queue_full", "invalid", "exit_timeout"),
     instruments.HEALTH["spans.dropped"]: instruments.SPAN_LOSSES,
 }
 

@@ -95,7 +95,7 @@ def test_invalid_events_are_dropped_and_counted_where_validation_is_asked_for(
         seen.bus.emit(AgentStart(attributes={"a": {"b": object()}}))  # type: ignore[dict-item]  # invalid
         seen.bus.emit(ToolCall(tool="t", duration=0.1, success=True))
         assert seen.bus.flush()
-        assert seen.bus.health()["events"]["dropped"] == {"queue_full": 0, "invalid": 3}
+        assert seen.bus.health()["events"]["dropped"] == {"queue_full": 0, "invalid": 3, "exit_timeout": 0}
     assert [event.kind for event in heard] == ["tool.end"]
     assert "messages_count" in caplog.text
 
@@ -481,7 +481,7 @@ def test_health_adds_up(monkeypatch: pytest.MonkeyPatch) -> None:
         "received": 0,
         "queued": 0,
         "handed_over": 1601,
-        "dropped": {"queue_full": 0, "invalid": 0},
+        "dropped": {"queue_full": 0, "invalid": 0, "exit_timeout": 0},
         "duplicate": 0,
         "skipped": 0,
         "unknown": 0,

@@ -168,6 +168,25 @@ def test_of_an_endless_run_the_beginning_is_drawn_and_the_rest_is_counted(
     assert shown.endswith("\n11 further events of this run are not shown.\n")
 
 
+def test_the_events_of_all_runs_that_are_kept_are_bounded_and_the_ones_asked_for_stay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("otel_agentbus.cli.kept.ALL_EVENTS", 12)
+    kept = Kept(None, 2)
+    ids: dict[str, Any] = {}
+    for number in range(10):
+        ids = {"invocation_id": f"r{number}", "root_invocation_id": f"r{number}", "agent": "a"}
+        kept(AgentStart(time_ns=at(number), **ids))
+        kept(AgentStart(time_ns=at(number), **ids))
+        kept(AgentStart(time_ns=at(number), **ids))
+    assert sum(len(run.events) for run in kept._runs.values()) <= 12
+    assert [(run.root, len(run.events), run.further) for run in kept.chosen()] == [("r8", 3, 0), ("r9", 3, 0)]
+    for _ in range(20):
+        kept(AgentStart(time_ns=at(20), **ids))
+    assert sum(len(run.events) for run in kept._runs.values()) <= 12
+    assert [(run.root, len(run.events), run.further) for run in kept.chosen()] == [("r8", 3, 0), ("r9", 9, 14)]
+
+
 def test_runs_of_agents_come_before_calls_that_stand_alone() -> None:
     kept = Kept(None, 1)
     kept(AgentStart(time_ns=at(0), **PLANNER))

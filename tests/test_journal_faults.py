@@ -294,6 +294,22 @@ def test_a_small_file_system_that_is_full_refuses_and_works_again_when_there_is_
         assert os.system(f"umount {tmp_path}") == 0
 
 
+def test_that_it_ended_well_can_be_noted_on_a_disk_that_became_full(tmp_path: Path) -> None:
+    if os.system(f"mount -t tmpfs -o size=64k journal {tmp_path} 2>/dev/null"):
+        pytest.skip("no file system can be mounted here")
+    try:
+        journal = SegmentJournal(tmp_path / "journal", keep=True)
+        with pytest.raises(OSError, match="No space left"):
+            while True:
+                journal.append(b"x" * 500)
+        journal.finish()
+        assert journal.counts == JournalCounts()
+        journal.close()
+        assert [log.finished for log in writers(tmp_path / "journal")] == [True]
+    finally:
+        assert os.system(f"umount {tmp_path}") == 0
+
+
 def without(directory: Path, pattern: str) -> None:
     for path in list(directory.glob(pattern)):
         path.unlink()

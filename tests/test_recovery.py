@@ -52,9 +52,10 @@ from otel_agentbus.events import (
     ToolCallStart,
     UnknownEvent,
 )
-from otel_agentbus.journal import MemoryJournal
+from otel_agentbus.journal import MemoryJournal, SegmentJournal
 from otel_agentbus.recording import Recorder, sources
 from otel_agentbus.recovery import Recovered, opening_of, recover, replay
+from otel_agentbus.recovery.retelling import Retelling
 from tests.bridging import SECOND, at, connected
 from tests.journals import SETTINGS, Block, Exporter, Process, by_id, writer
 
@@ -460,6 +461,60 @@ def test_a_journal_without_an_opening_is_sent_as_this_processs_own_and_it_is_sai
     assert "no opening" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("field", "said"),
+    [
+        ("schema_url", 5),
+        ("sampler", None),
+        ("sampler", "TraceIdRatioBased{9}"),
+        ("sampler", "TraceIdRatioBased{1e}"),
+        ("limits", {"max_events": "x", "max_links": 1.5, "max_attributes": []}),
+        ("limits", [1]),
+        ("resource", {"a": {"bytes": 5}}),
+        ("conventions", []),
+        ("pid", "me"),
+        ("source", None),
+    ],
+)
+def test_a_strange_opening_of_another_writer_keeps_nobody_from_recovering(
+    tmp_path: Path, field: str, said: Any
+) -> None:
+    opening = {"source": "s", "resource": {"service.name": "x"}, "limits": {}, "sampler": "", field: said}
+    journal = SegmentJournal(
+        tmp_path, keep=True, opening=lambda: json.dumps({"opening": opening}, separators=(",", ":")).encode()
+    )
+    recorder = Recorder(journal, "event")
+    for event in run("r1"):
+        recorder(event)
+    recorder.close()
+    assert replay(tmp_path, settings=SETTINGS, exporters=[Exporter()]).spans == 3
+    found, exporter = recovered(tmp_path)
+    assert (found.spans, found.delivered, len(exporter.names)) == (3, True, 3)
+
+
+def test_what_one_process_wrote_keeps_nobody_from_recovering_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a", "b", "c"):
+        Process(tmp_path, name).tell(*run(name)).die()
+    tell = Retelling.__call__
+
+    def broken(self: Retelling, told: Any) -> None:
+        if told.event.invocation_id == "b":
+            raise RuntimeError("what is this?")
+        tell(self, told)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Retelling, "__call__", broken)
+        found, exporter = recovered(tmp_path)
+    assert (found.sources, found.spans, found.delivered) == (2, 6, False)
+    assert {"invoke_agent a", "invoke_agent c"} < set(exporter.names)
+    assert "The journal of b cannot be recovered" in caplog.text
+    again, exporter = recovered(tmp_path)
+    assert (again.sources, again.spans, again.delivered) == (1, 3, True)
+    assert "invoke_agent b" in exporter.names
+
+
 def test_another_id_key_is_said_loudly(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     Process(tmp_path, id_key=b"theirs").tell(*run("a")).die()
     with caplog.at_level(logging.WARNING):
@@ -613,7 +668,7 @@ def test_of_a_process_that_was_killed_no_emitted_event_is_missing(tmp_path: Path
     assert exporter.names.count("chat m") >= told
     assert exporter.names.count("execute_tool t") >= told
     assert {span.resource.attributes["service.name"] for span in exporter.spans} == {"killed"}
-    assert len({span.resource.attributes["service.instance.id"] for span in exporter.spans}) == 1
+    assert len({span.resource.attributes.get("service.instance.id") for span in exporter.spans}) == 1
     assert len(by_id(exporter.spans)) == len(exporter.spans)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -15,12 +16,12 @@ from hypothesis import given
 from typer.testing import CliRunner
 
 from otel_agentbus import Settings
-from otel_agentbus.cli import app
+from otel_agentbus.cli import app, journals
 from otel_agentbus.errors import ConfigurationError
 from otel_agentbus.events import Event, HeartbeatTick, LlmResponse, ToolCall
-from otel_agentbus.recording import sources
+from otel_agentbus.recording import moment_of, sources
 from otel_agentbus.recovery import Replayed, replay
-from otel_agentbus.recovery.replaying import moment_of
+from otel_agentbus.recovery.retelling import Retelling
 from tests.bridging import at
 from tests.journals import SETTINGS, Exporter, Process, by_id
 from tests.receivers import HttpReceiver, Reply
@@ -107,7 +108,8 @@ def test_a_part_says_of_its_calls_what_the_whole_says(tmp_path: Path) -> None:
 def test_trees_are_sent_whole_if_something_of_them_happened_since(tmp_path: Path) -> None:
     Process(tmp_path).tell(*run("old"), *run("between", 98), *run("new", 200)).finish()
     moment = datetime.fromtimestamp(at(100) / 1e9, UTC)
-    for since in (moment, moment.isoformat(), moment.replace(tzinfo=None)):
+    here = moment.astimezone().replace(tzinfo=None)
+    for since in (moment, moment.isoformat(), here, here.isoformat()):
         found, exporter = replayed(tmp_path, since=since)
         assert (found.runs, found.spans) == (2, 6)
         assert {"invoke_agent between", "invoke_agent new"} < set(exporter.names)
@@ -120,6 +122,24 @@ def test_trees_are_sent_whole_if_something_of_them_happened_since(tmp_path: Path
 def test_since_may_be_how_long_ago(said: str | timedelta, ago: float) -> None:
     now = datetime(2026, 11, 21, tzinfo=UTC)
     assert moment_of(said, now) == now - timedelta(seconds=ago)
+
+
+def test_a_time_without_a_zone_is_local_in_every_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        expected = datetime(2026, 11, 21, 7, 30, tzinfo=UTC)
+        assert moment_of("2026-11-21T16:30") == moment_of(datetime(2026, 11, 21, 16, 30)) == expected  # noqa: DTZ001
+        assert moment_of("2026-11-21T16:30Z") == datetime(2026, 11, 21, 16, 30, tzinfo=UTC)
+        assert journals.moment_of("2026-11-21T16:30") == round(expected.timestamp() * 1e9)
+        process = Process(tmp_path)
+        process.tell(*run("early"))
+        process.die()
+        moment = datetime.fromtimestamp(at(3) / 1e9).isoformat()  # noqa: DTZ006 - local is meant
+        assert (replayed(tmp_path, since=moment)[0].runs, replayed(tmp_path, since=moment + "Z")[0].runs) == (1, 0)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 @pytest.mark.parametrize("options", [{"since": "yesterday"}, {"since": "1e99d"}, {"speed": 0}, {"speed": -1.0}])
@@ -339,7 +359,7 @@ def test_recover_leaves_the_journal_as_it_is_where_nothing_keeps_the_spans(
         (["recover", "."], "set OTEL_EXPORTER_OTLP_ENDPOINT"),
         (["replay", "."], "set OTEL_EXPORTER_OTLP_ENDPOINT"),
         (["replay", ".", "--dry-run", "--speed", "0"], "must be more than 0"),
-        (["replay", ".", "--dry-run", "--since", "soon"], "'soon' is neither a time"),
+        (["replay", ".", "--dry-run", "--since", "soon"], "'soon' is no time"),
         (["replay", ".", "--dry-run", "--only", "x"], "There is no run 'x'"),
     ],
 )
@@ -350,3 +370,42 @@ def test_what_is_wrong_is_said_in_a_sentence_with_exit_code_2(
     with clean_settings(monkeypatch):
         done = CliRunner().invoke(app, command)
     assert (done.exit_code, sentence in done.output) == (2, True), done.output
+
+
+@pytest.mark.parametrize("command", [["recover"], ["replay"]])
+def test_an_interrupt_ends_with_a_sentence_and_nothing_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    process = Process(tmp_path)
+    process.tell(*run("r1"))
+    process.die()
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with clean_settings(monkeypatch), HttpReceiver() as receiver:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
+        monkeypatch.setenv("AGENTBUS_SPOOL_DIR", "off")
+        with monkeypatch.context() as patched:
+            patched.setattr(Retelling, "__call__", interrupted)
+            done = CliRunner().invoke(app, [*command, str(tmp_path)])
+        assert (done.exit_code, done.output.startswith("Stopped. What was sent is sent")) == (130, True), done.output
+        done = CliRunner().invoke(app, [*command, str(tmp_path)])
+        assert (done.exit_code, "3 spans" in done.output) == (0, True), done.output
+
+
+@pytest.mark.parametrize("command", [["recover"], ["replay", "--dry-run"], ["stats"], ["tail", "-n"]])
+def test_a_journal_that_cannot_be_read_is_said_in_a_sentence_with_exit_code_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    def refuse(*_: object) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("otel_agentbus.journal.places.os.scandir", refuse)
+    with clean_settings(monkeypatch):
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:1")
+        done = CliRunner().invoke(app, [*command, str(tmp_path)])
+    said = " ".join(done.output.split())
+    assert done.exit_code == 2, done.output
+    assert f"The journal {tmp_path} cannot be read: " in said
+    assert "Permission denied" in said

@@ -342,6 +342,36 @@ def test_what_the_endpoint_echoes_of_our_headers_is_not_shown() -> None:
             assert isinstance(sender, Sender)
 
 
+def test_what_the_endpoint_echoes_of_its_own_address_is_not_shown() -> None:
+    moved = status(301, {"location": "https://user%40x:pass-word@elsewhere/v1/traces?key=top%2Fsecret&v=2"})
+    echo = status(503, {}, b"no user@x with pass-word and top/secret, version 2")
+    with FaultyHttp([moved, echo]) as endpoint:
+        secretive = endpoint.url.replace("127.", "user%40x:pass-word@127.") + "?key=top%2Fsecret&v=2"
+        with closing(HttpSender(target(secretive))) as sender:
+            redirected, refused = sender.send(batch()).message, sender.send(batch()).message
+    assert redirected == "HTTP 301: a redirect to https://***:***@elsewhere/v1/traces?*** is not followed"
+    assert refused == "HTTP 503: no *** with *** and ***, version 2"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        status(200, _JSON, b'{"partialSuccess": {"errorMessage": null}}'),
+        status(200, _JSON, b'{"partialSuccess": {"errorMessage": {}}}'),
+        status(200, {"content-encoding": "gzip"}, b"not gzip at all"),
+    ],
+)
+def test_a_success_with_a_strange_body_is_a_success_and_nothing_is_sent_again(answer: Fault) -> None:
+    with FaultyHttp([answer]) as endpoint, closing(HttpSender(target(endpoint.url))) as sender:
+        assert sender.send(batch()) == Verdict("delivered")
+
+
+def test_a_retry_after_beyond_all_numbers_is_none() -> None:
+    later = status(503, {"retry-after": "Thu, 01 Jan 99999999999999999999 00:00:00 GMT"}, b"later")
+    with FaultyHttp([later]) as endpoint, closing(HttpSender(target(endpoint.url))) as sender:
+        assert sender.send(batch()) == Verdict("unavailable", message="HTTP 503: later")
+
+
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [
@@ -354,6 +384,9 @@ def test_what_the_endpoint_echoes_of_our_headers_is_not_shown() -> None:
         (" 2 ", 2.0),
         ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
         ("Wed, 99 Oct 2015 07:28:00 GMT", None),
+        ("Wed, 21 Oct 99999999999999999999 07:28:00 GMT", None),
+        ("Wed, 21 Oct 2015 99999999999999999999:28:00 GMT", None),
+        ("Wed, 21 Oct 2015 07:28:00 +99999999999999", None),
     ],
 )
 def test_when_an_endpoint_wants_to_be_asked_again(text: str | None, seconds: float | None) -> None:

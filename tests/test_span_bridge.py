@@ -234,6 +234,29 @@ def test_calls_without_source_number_or_ids_are_each_their_own() -> None:
 # The machine at its edges
 
 
+def test_a_tree_that_is_interrupted_ends_when_it_was_last_heard_of_and_the_others_go_on() -> None:
+    emit, other, found = Emitter(), Emitter("other"), bridged()
+    for name in ("r1", "r2"):
+        found.feed([emit(AgentStart, 0, invocation_id=name, root_invocation_id=name, agent=name)])
+    below: dict[str, Any] = {"root_invocation_id": "r1", "invocation_id": "r1/a", "parent_invocation_id": "r1"}
+    found.feed(
+        [emit(AgentStart, 1, agent="below", **below), emit(ToolCallStart, 2, tool="t", tool_call_id="t1", **below)]
+    )
+    elsewhere: dict[str, Any] = {**below, "invocation_id": "r1/b"}
+    found.feed([other(AgentStart, 3, agent="elsewhere", **elsewhere)])
+    assert (found.bridge.interrupt("r1"), found.bridge.interrupt("r1"), found.bridge.interrupt("none")) == (4, 0, 0)
+    assert found.bridge.open_spans == 1
+    found.feed([emit(AgentEnd, 9, agent="r2", invocation_id="r2", root_invocation_id="r2")])
+    assert found.rows() == [
+        ("invoke_agent r1", None, 0.0, 2.0, "interrupted"),
+        ("invoke_agent r2", None, 0.0, 9.0, "ok"),
+        ("invoke_agent below", "invoke_agent r1", 1.0, 2.0, "interrupted"),
+        ("execute_tool t", "invoke_agent below", 2.0, 2.0, "interrupted"),
+        ("invoke_agent elsewhere", "invoke_agent r1", 3.0, 3.0, "interrupted"),
+    ]
+    assert found.bridge.health()["interrupted"] == 4
+
+
 def test_a_second_attempt_interrupts_the_first_one() -> None:
     emit = Emitter()
     emit(AgentStart, 0, **RUN)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import threading
-import time
 from collections.abc import Callable, Iterator
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,15 +13,13 @@ from otel_agentbus.cli.output import refuse
 from otel_agentbus.cli.recover import journal_of
 from otel_agentbus.errors import ConfigurationError
 from otel_agentbus.events import Event
-from otel_agentbus.recording import read_events, sources
+from otel_agentbus.recording import nanoseconds_of, read_events, sources
 from otel_agentbus.settings import Settings
 
 if TYPE_CHECKING:
     from otel_agentbus.telemetry.pricing import PriceBook
 
 JOURNAL = "The journal's directory; else the one that AGENTBUS_JOURNAL names."
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
-_AGO = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
 
 
 def opened(given: Path | None) -> tuple[Path, Settings]:
@@ -68,17 +63,10 @@ def prices_of(chosen: Settings) -> PriceBook:
 
 def moment_of(said: str | None) -> int | None:
     """`90s`, `1h`, `7d` ago, or a date and time (local, if it does not say otherwise), in nanoseconds."""
-    if said is None:
-        return None
-    ago = _AGO.fullmatch(said.strip())
     try:
-        if ago is not None:
-            return time.time_ns() - round(float(ago[1]) * _UNITS[ago[2]] * 1e9)
-        return round(datetime.fromisoformat(said.strip()).astimezone().timestamp() * 1e9)
-    except (ValueError, OverflowError, OSError):
-        raise typer.BadParameter(
-            f"{said!r} is no time; write 90s, 1h, 7d, 2026-11-21 or 2026-11-21T16:30", param_hint="--since"
-        ) from None
+        return None if said is None else nanoseconds_of(said)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--since") from None
 
 
 def gone_from(directory: Path) -> Callable[[str], bool]:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 IDS = 100_000
 #: How many events of one run are kept.
 EVENTS = 200_000
+#: How many events of all runs are kept: some 500 bytes each.
+ALL_EVENTS = 400_000
 #: How many runs more than asked for are kept while reading: which are the last is known in the end.
 _SPARE = 16
 _NEAR = 5
@@ -65,6 +67,7 @@ class Kept:
         self._wanted = wanted
         self._limit = last
         self._runs: dict[str, Run] = {}
+        self._events = 0  # kept now
         self._left_out: Recent[str, bool] = Recent(IDS)
         #: The ids of all runs so far, if they are not too many; True for those of agents.
         self.ids: dict[str, bool] = {}
@@ -118,14 +121,20 @@ class Kept:
         for name in _CONTENT:
             if getattr(event, name, None) is not None:
                 setattr(event, name, None)
-        if len(run.events) < EVENTS:
+        if len(run.events) < EVENTS and (self._events < ALL_EVENTS or self._make_room(run)):
             run.events.append(event)
+            self._events += 1
         else:
             run.further += 1
-
         if len(self._runs) > self._limit + _SPARE:
             self._make_room()
 
-    def _make_room(self) -> None:
-        others = [run for run in self._runs.values() if run.root != self._wanted]
-        del self._runs[min(others, key=lambda run: run.rank).root]
+    def _make_room(self, for_: Run | None = None) -> bool:
+        """Forget the run that is the least to be shown, if that is not one of those that were asked for."""
+        others = [run for run in self._runs.values() if run is not for_ and run.root != self._wanted]
+        if len(others) < self._limit:
+            return False
+        least = min(others, key=lambda run: run.rank)
+        self._events -= len(least.events)
+        del self._runs[least.root]
+        return True

@@ -35,6 +35,8 @@ def recover(
             found = send(journal, settings=settings, progress=progress)
     except ConfigurationError as error:
         raise fail(str(error), 2) from None
+    except KeyboardInterrupt:
+        raise fail("Stopped. What was sent is sent; run recover again for the rest.", 130) from None
     typer.echo(_said(found, journal))
     if not found.delivered:
         raise fail("Not everything could be sent or kept: the journal stays as it is. Run recover again.", 1)

@@ -27,7 +27,8 @@ def replay(
         str | None, typer.Option(metavar="ROOT_ID", help="Only this tree: its root invocation id, or how that begins.")
     ] = None,
     since: Annotated[
-        str | None, typer.Option(help="Only trees active since then: 2026-10-14T16:30 (UTC), or 90s, 15m, 2h, 7d ago.")
+        str | None,
+        typer.Option(help="Only trees active from then on: 90s, 1h, 7d ago, or 2026-11-21T16:30 (local)."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Send nothing; say what would be sent.")] = False,
     metrics: Annotated[

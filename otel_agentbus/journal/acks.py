@@ -64,3 +64,18 @@ def save_ack(path: Path, ack: Ack) -> None:
             raise OSError(errno.ENOSPC, "the disk is full", str(path))
     finally:
         os.close(descriptor)
+
+
+def reserve_ack(path: Path) -> None:
+    """Take the room now in which it will say how far it is done: in the end the disk may be full.
+
+    Raises:
+        OSError: there is none already.
+
+    """
+    descriptor = open_private(path, os.O_WRONLY)
+    try:
+        if os.fstat(descriptor).st_size == 0:
+            os.pwrite(descriptor, bytes(2 * _STRIDE), 0)
+    finally:
+        os.close(descriptor)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -12,18 +12,19 @@ from .acks import load_ack
 from .framing import OPENING, RECORD, Frame, Gap, scan, seed_of
 from .locks import WriterLock, held
 from .owned import OwnedLog, read_segment
-from .places import Files, Place, listing, segment_name
+from .places import Files, Place, files_of, listing, segment_name
 from .protocol import JournalCounts, Position, Record
 
-_BEGINNING = 1 << 16  # bytes of a segment in which an opening is looked for first
+_CHUNK = 1 << 16  # bytes of a segment that are read at a time: very many logs may be read side by side
 
 
 class WriterLog:
     """What one writer, living or dead, has in a directory. Nothing is changed by looking."""
 
-    def __init__(self, directory: Path, name: str) -> None:
+    def __init__(self, directory: Path, name: str, known: Iterable[int] = ()) -> None:
         self.directory = directory
         self.name = name
+        self._known = tuple(known)
         self._damaged: dict[tuple[int, int], int] = {}
 
     def __repr__(self) -> str:
@@ -49,12 +50,9 @@ class WriterLog:
     def opening(self) -> bytes | None:
         """The opening record of its first segment that has one."""
         for number in self._numbers():
-            for end in (_BEGINNING, None):
-                first = next(self._scan(number, 0, end), None)
-                if isinstance(first, Frame):
-                    if first.kind == OPENING:
-                        return first.data
-                    break
+            first = next(self._scan(number, 0), None)
+            if isinstance(first, Frame) and first.kind == OPENING:
+                return first.data
         return None
 
     @property
@@ -92,16 +90,31 @@ class WriterLog:
                     place = Place(self.name, number, found.end, found.before + found.items)
                     yield Record(place.position, found.data, found.items)
 
-    def _scan(self, number: int, start: int, end: int | None = None) -> Iterator[Frame | Gap]:
-        name = segment_name(self.name, number)
-        try:
-            buffer = read_segment(self.directory / name, start, end)
-        except FileNotFoundError:  # dropped meanwhile
-            return
-        yield from scan(buffer, seed_of(name), start)
+    def _scan(self, number: int, start: int) -> Iterator[Frame | Gap]:
+        """What stands in a segment from there on, read in chunks; one that ends in a gap is read anew, with more."""
+        name, length = segment_name(self.name, number), _CHUNK
+        seed, ended = seed_of(name), False
+        while not ended:
+            try:
+                buffer = read_segment(self.directory / name, start, start + length)
+            except FileNotFoundError:  # dropped meanwhile
+                return
+            ended, until, reached = len(buffer) < length, start + len(buffer), start
+            for found in scan(buffer, seed, start):
+                if isinstance(found, Gap) and found.end == until and not ended:
+                    break
+                yield found
+                reached = found.end
+            length = _CHUNK if reached > start else length * 2
+            start = reached
 
     def _files(self) -> Files:
-        return listing(self.directory).get(self.name, Files())
+        """What it has now; a look at the whole directory for each of thousands of writers would take minutes."""
+        files = files_of(self.directory, self.name, self._known)
+        if not files.segments:  # it has dropped all that was known
+            files = listing(self.directory).get(self.name, Files())
+        self._known = tuple(files.segments)
+        return files
 
     def _numbers(self) -> list[int]:
         return list(self._files().segments)
@@ -184,4 +197,4 @@ def writers(directory: str | os.PathLike[str]) -> list[WriterLog]:
 
     """
     path = Path(directory).absolute()
-    return [WriterLog(path, name) for name in listing(path)]
+    return [WriterLog(path, name, files.segments) for name, files in listing(path).items()]

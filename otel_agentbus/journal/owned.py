@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .acks import Ack, load_ack, save_ack
+from .acks import Ack, load_ack, reserve_ack, save_ack
 from .aside import put_aside
 from .framing import RECORD, Frame, Gap, scan, seed_of
 from .locks import WriterLock
@@ -198,6 +199,11 @@ class OwnedLog:
             save_ack(self.directory / f"{self.name}.ack", self.acked)
         except OSError:
             self._counts.unsaved_acks += 1
+
+    def reserve(self) -> None:
+        """Have room for saying how far it is done; where there is none, the disk may have some by then."""
+        with suppress(OSError):
+            reserve_ack(self.directory / f"{self.name}.ack")
 
     def unfinish(self) -> None:
         """It goes on, after all."""

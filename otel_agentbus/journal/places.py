@@ -6,8 +6,9 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain, count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -94,6 +95,20 @@ def listing(directory: Path) -> dict[str, Files]:
     for files in found.values():
         files.segments = dict(sorted(files.segments.items()))
     return dict(sorted(found.items()))
+
+
+def files_of(directory: Path, writer: str, known: Iterable[int]) -> Files:
+    """What is left of these segments of a writer, and those that it has begun since: one after the other."""
+    files, numbers = Files(), sorted(known)
+    for number in chain(numbers, count(numbers[-1] + 1 if numbers else 1)):
+        try:
+            seen = os.stat(directory / segment_name(writer, number), follow_symlinks=False)
+        except (FileNotFoundError, NotADirectoryError):
+            if numbers and number <= numbers[-1]:
+                continue
+            return files
+        files.segments[number] = Size(seen.st_size, seen.st_mtime)
+    return files
 
 
 def _entries(directory: Path) -> Iterator[os.DirEntry[str]]:

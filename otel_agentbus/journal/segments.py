@@ -157,6 +157,8 @@ class SegmentJournal:
             active.discard()
             raise
         self._number, own.segments[number], self._active = number, segment, active
+        if self._keep and number == 1:  # what is kept must know in the end that nobody needs it
+            own.reserve()
         if own.acked.finished:
             own.unfinish()
         return active

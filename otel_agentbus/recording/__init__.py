@@ -4,6 +4,7 @@ A record is one event as JSON. The first record of each writer is its `Opening`:
 takes to make the same spans of its events again.
 """
 
+from .moments import moment_of, nanoseconds_of
 from .opening import Opening, is_opening, key_hash
 from .reading import Recorded, Told, merged, read_events, sources
 from .recorder import Recorder
@@ -17,6 +18,8 @@ __all__ = [
     "is_opening",
     "key_hash",
     "merged",
+    "moment_of",
+    "nanoseconds_of",
     "read_events",
     "read_record",
     "record_of",

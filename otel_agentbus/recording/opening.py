@@ -54,17 +54,30 @@ class Opening:
 
     @classmethod
     def read(cls, data: bytes | None) -> Opening | None:
-        """The opening in this record; None where it is none. What a later version adds is left out."""
+        """The opening in this record; None where it is none.
+
+        What a later version adds is left out, and so is what is not of the type that it should be.
+        """
         if data is None or not data.startswith(_MARK):
             return None
         try:
             said = from_json(data)["opening"]
-            known = {name.name: said[name.name] for name in fields(cls) if name.name in said}
+            known = {name: said[name] for name, kind in _PLAIN.items() if type(said.get(name)) is kind}
             known["resource"] = {str(name): _meant(value) for name, value in dict(said.get("resource") or {}).items()}
-            known["limits"] = dict(said.get("limits") or {})
+            limits = dict(said.get("limits") or {})
+            known["limits"] = {name: limit for name, limit in limits.items() if limit is None or type(limit) is int}
             return cls(**known)
         except (AttributeError, KeyError, TypeError, ValueError):
             return None
+
+
+#: The fields that are not taken apart, and what each is.
+_PLAIN: dict[str, type] = {
+    **dict.fromkeys(
+        ("source", "schema_url", "conventions", "capture", "sampler", "id_key_hash", "host", "version"), str
+    ),
+    **dict.fromkeys(("time_ns", "pid"), int),
+}
 
 
 def _said(value: Any) -> Any:

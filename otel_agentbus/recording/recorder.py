@@ -33,6 +33,8 @@ _REASONS = {
     errno.EACCES: "not allowed",
     errno.EPERM: "not allowed",
     errno.EROFS: "not allowed",
+    errno.ENOENT: "no directory",
+    errno.ENOTDIR: "no directory",
 }
 
 
@@ -85,14 +87,26 @@ class Recorder:
         before = self.failed.total()
         with self._flushing:
             left = len(self._waiting)  # not for ever, where others go on emitting
-            while left:
-                records, size = [], 0
-                while left and size < _WRITE_BYTES and len(records) < _WRITE_EVENTS:
-                    records.append(record_of(self._waiting.popleft()))
-                    size += len(records[-1])
-                    left -= 1
-                self._append_all(records)
+            while left > 0:
+                left -= self._flush_some(min(left, _WRITE_EVENTS))
         return self.failed.total() == before
+
+    def _flush_some(self, most: int) -> int:
+        """Write so many at the most with one write; gives how many they were."""
+        taken: list[Event] = []
+        try:
+            records: list[bytes] = []
+            size = 0
+            while len(taken) < most and size < _WRITE_BYTES and self._waiting:
+                taken.append(self._waiting.popleft())
+                records.append(record_of(taken[-1]))
+                size += len(records[-1])
+            if records:
+                self._append_all(records)
+        except BaseException:  # an interrupt: twice in the journal is once when it is read, and not at all is lost
+            self._waiting.extendleft(reversed(taken))
+            raise
+        return len(taken) or most
 
     def mark(self, position: Position | None = None) -> None:
         """Remember that of the events up to here (or of all that are written) the spans are delivered or spooled."""

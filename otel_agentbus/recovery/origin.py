@@ -75,7 +75,10 @@ def _sampler(description: str) -> Sampler | None:
     if found is None:
         return None
     known = {"AlwaysOnSampler": ALWAYS_ON, "AlwaysOffSampler": ALWAYS_OFF}
-    return TraceIdRatioBased(float(found["share"])) if found["share"] else known.get(found["name"])
+    try:
+        return TraceIdRatioBased(float(found["share"])) if found["share"] else known.get(found["name"])
+    except ValueError:  # no share at all
+        return None
 
 
 def resource_of(opening: Opening | None, settings: Settings) -> Resource:

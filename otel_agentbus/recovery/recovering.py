@@ -84,9 +84,9 @@ def recover(
     prices = PriceBook(settings.prices)
     sending = Sending(exporters_for(settings) if exporters is None else exporters)
     recovery, found = _Recovery(settings, prices, sending), Recovered()
-    left = [source for source in _all(directory) if not (source.alive or source.finished)]
+    left = [source for source in all_sources(directory) if not (source.alive or source.finished)]
     if progress is not None:
-        recovery.report(progress, sum(1 for source in left for _ in source.records()))
+        recovery.report(progress, sum(source.number() for source in left))
     try:
         for source in left:
             found.add(recovery.recover(source))
@@ -98,7 +98,8 @@ def recover(
     return found
 
 
-def _all(directory: str | Path) -> list[Recorded]:
+def all_sources(directory: str | Path) -> list[Recorded]:
+    """The writers of a journal that somebody wants to be sent; ConfigurationError: it cannot be read."""
     try:
         return sources(directory)
     except OSError as error:
@@ -132,7 +133,11 @@ class _Recovery:
         with claim:
             if source.finished:
                 return Recovered()
-            found = self._send(source)
+            try:
+                found = self._send(source)
+            except Exception:  # noqa: BLE001 - what one process wrote, whatever it is, must not keep the others from it
+                _log.exception("The journal of %s cannot be recovered", source.source)
+                return Recovered(delivered=False)
             if found.delivered:
                 self._finish(claim, source)
         return found

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +15,15 @@ from opentelemetry.sdk.trace.export import SpanExporter
 
 from ..errors import ConfigurationError
 from ..events import Event
-from ..recording import Recorded, merged, sources
+from ..recording import Recorded, merged, nanoseconds_of
 from ..settings import Settings
 from ..telemetry import names
 from ..telemetry.pricing import PriceBook
 from .counting import Counting
+from .recovering import all_sources
 from .retelling import Retelling, tree_of
 from .sending import STEP, Progress, Sending, exporters_for
 
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])\Z")
 #: What a span says of its tree; the first that it has counts.
 _TREE = (names.INVOCATION_ROOT, names.INVOCATION_PARENT, names.INVOCATION_ID)
 
@@ -56,27 +54,6 @@ class Replayed:
     delivered: bool = True
 
 
-def moment_of(since: datetime | timedelta | str, now: datetime | None = None) -> datetime:
-    """A moment that is given as such, or as the time that has passed since ("90s", "15m", "2h", "7d", "1w").
-
-    A text without a zone is in UTC. ValueError: it is neither.
-    """
-    if isinstance(since, str):
-        text = since.strip()
-        if (found := _DURATION.match(text)) is not None:
-            since = timedelta(**{_UNITS[found[2]]: float(found[1])})
-        else:
-            try:
-                since = datetime.fromisoformat(text)
-            except ValueError:
-                raise ValueError(
-                    f"{text!r} is neither a time (2026-10-14T16:30) nor a duration (90s, 15m, 2h)"
-                ) from None
-    if isinstance(since, timedelta):
-        return (now or datetime.now(UTC)) - since
-    return since.replace(tzinfo=UTC) if since.tzinfo is None else since
-
-
 def replay(
     journal_dir: str | Path,
     *,
@@ -97,7 +74,8 @@ def replay(
         settings: made by hand instead of read from the environment.
         speed: 1.0 takes the time that it took, 10.0 a tenth of it; None goes as fast as possible.
         only: the root invocation id of the one tree to send, or how it begins.
-        since: only trees of which something happened since then; a time, or how long ago.
+        since: only trees of which something happened since then; a time (local, where it has no zone), or how
+            long ago.
         dry_run: send nothing, count only.
         metrics: count everything again on the endpoint of the metrics, where it was counted once already.
         progress: told from time to time how many events are done, and how many there are.
@@ -105,13 +83,14 @@ def replay(
         stop: ends the replay early; what is open then is not sent.
 
     Raises:
-        ConfigurationError: there is no endpoint, `only` names no tree or several, `since` or `speed` cannot be read.
+        ConfigurationError: there is no endpoint, the journal cannot be read, `only` names no tree or several, `since`
+            or `speed` cannot be read.
 
     """
     settings = settings or Settings()
     if speed is not None and not speed > 0:
         raise ConfigurationError(f"The speed is {speed}: it must be more than 0; 1 is as fast as it happened.")
-    found = sources(journal_dir)
+    found = all_sources(journal_dir)
     trees, total = _selection(found, only, since, counted=progress is not None)
     made = () if dry_run else exporters_for(settings) if exporters is None else exporters
     sending = Sending(made)
@@ -133,10 +112,10 @@ def _selection(
 ) -> tuple[set[str] | None, int]:
     """The trees to send, None for all of them, and the number of events where somebody wants to know it."""
     if only is None and since is None:
-        return None, sum(1 for source in found for _ in source.records()) if counted else 0
+        return None, sum(source.number() for source in found) if counted else 0
     try:
-        since_ns = 0 if since is None else round(moment_of(since).timestamp() * 1e9)
-    except (ValueError, OverflowError) as error:
+        since_ns = 0 if since is None else nanoseconds_of(since)
+    except ValueError as error:
         raise ConfigurationError(f"The beginning of the replay cannot be read: {error}.") from None
     trees, total = set(), 0
     for source in found:

@@ -99,11 +99,7 @@ class Retelling:
 
     def interrupt(self, root: str) -> None:
         """Nothing more is to come of this tree: what is open in it was interrupted when it was last heard of."""
-        bridge = self._bridge
-        with bridge._lock:
-            for source in bridge._sources.values():
-                for run in [run for run in source._table.active.values() if run.root == root]:
-                    source._interrupt(run)
+        self._bridge.interrupt(root)
 
     def release(self) -> None:
         """End the provider; it has nothing left to send."""

@@ -82,6 +82,11 @@ class Source:
             return self._deployments.interrupt_oldest()
         return 0 if run is None else self._interrupt(run)
 
+    def interrupt(self, root: str) -> None:
+        """End what is open in the runs of this tree, as `close` does it for all."""
+        for run in reversed([run for run in self._table.active.values() if run.root == root]):
+            self._interrupt(run)
+
     @property
     def idle_since_ns(self) -> int | None:
         """When the run or deployment that has been idle longest was last heard of."""

@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from otel_agentbus._version import __version__
 from otel_agentbus.targets import Target
@@ -228,13 +228,23 @@ def _grpc_failure(code: str, details: str) -> Outcome:
 
 
 def _clean(words: str, target: Target) -> str:
-    """The words on one line, without what a server may have echoed of our headers."""
-    for _, secret in target.headers:
-        for part in (secret, secret.rpartition(" ")[2]):  # with and without its "Bearer"
-            words = words.replace(part, "***") if len(part) >= 4 else words
+    """The words on one line, without what a server may have echoed of our headers or of the endpoint's secrets."""
+    for secret in sorted(_secrets(target), key=len, reverse=True):
+        words = words.replace(secret, "***") if len(secret) >= 4 else words
     printable = "".join(char if char.isprintable() else " " for char in words)
     line = " ".join(printable.split())
     return line if len(line) <= 300 else f"{line[:299]}…"
+
+
+def _secrets(target: Target) -> set[str]:
+    """What of this target must not be shown: a redirect, say, repeats the query of the endpoint."""
+    found = set()
+    for _, secret in target.headers:
+        found |= {secret, secret.rpartition(" ")[2]}  # with and without its "Bearer"
+    parts = urlsplit(target.endpoint)
+    written = {parts.username or "", parts.password or "", parts.query}
+    written |= {pair.partition("=")[2] for pair in parts.query.split("&")}
+    return found | written | {unquote(text) for text in written}
 
 
 def _resource(attributes: Mapping[str, object]) -> Any:

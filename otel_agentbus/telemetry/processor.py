@@ -121,6 +121,7 @@ class SpoolingBatchSpanProcessor(SpanProcessor):
         self._metrics = ProcessorMetrics(meter_provider, max_queue_size, lambda: len(queue() or ()))
         self._handover = Handover(span_exporter, self._queue, self._metrics, max_export_batch_size)
         self._crew = _Crew()
+        self._abandoned = False
         _living.add(self)
 
     @property
@@ -168,6 +169,11 @@ class SpoolingBatchSpanProcessor(SpanProcessor):
         """See `SpanCounts.queued_bytes`."""
         return self._queue.bytes
 
+    @property
+    def spilling_s(self) -> float:
+        """About how long it takes to spill what waits now, in seconds; 0 where the exporter has no spool."""
+        return self.waiting * _SPILL_S + _SPILLING_S if self._handover.spools else 0.0
+
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Spans are of interest when they end."""
 
@@ -180,6 +186,8 @@ class SpoolingBatchSpanProcessor(SpanProcessor):
             return
         surplus = self._queue.offer(span)
         if surplus is None:
+            if self._abandoned:
+                return
             self._metrics.refused(1)
             self._handover.warn("already_shutdown", "spans that end after the shutdown are dropped")
             return
@@ -298,8 +306,7 @@ class SpoolingBatchSpanProcessor(SpanProcessor):
             if self.waiting != waiting:
                 moved_at, waiting = now, self.waiting
             most = whole * (_RESERVE_STUCK if now - moved_at > _STUCK_S else _RESERVE)
-            spilling = waiting * _SPILL_S + _SPILLING_S if self._handover.spools else 0.0
-            spare = deadline - now - min(spilling + GRACE_S, most)
+            spare = deadline - now - min(self.spilling_s + GRACE_S, most)
             if spare <= 0 or crew.drained.wait(min(spare, 0.05)):
                 return
 
@@ -314,7 +321,7 @@ class SpoolingBatchSpanProcessor(SpanProcessor):
             except RuntimeError:  # at exit, and no span has started it before
                 self._close(crew)
                 return
-        if not crew.handed_over.wait(_until(deadline)):
+        if not crew.handed_over.wait(_until(deadline)) and self.waiting:
             _log.warning("%d spans are not spilled yet, and the time to shut down is over", self.waiting)
         crew.closed.wait(min(GRACE_S, _until(deadline)))
 
@@ -328,6 +335,11 @@ class SpoolingBatchSpanProcessor(SpanProcessor):
         crew.handed_over.set()
         self._handover.shutdown()
         crew.closed.set()
+
+    def abandon(self) -> None:
+        """In the child of a fork: begin anew, and closed; what ends from now on is no business of this processor."""
+        self._after_fork()
+        self._queue.closed = self._abandoned = True
 
     def _after_fork(self) -> None:
         """In the child: the spans, and whoever waits for them, are the parent's; no thread of it is here."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, TypeVar
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("otel_agentbus")
 _P = TypeVar("_P")
-#: What a forked child gives an inherited processor to end; there is nothing in it.
-ABANDON_S = 0.05
 #: Our own providers that are, or in the parent process were, the global ones.
 _installed: WeakSet[object] = WeakSet()
 
@@ -58,7 +57,7 @@ class Pipeline:
         return [exporter.delivery for exporter in self.metric_exporters]
 
     def described(self) -> trace.TracerProvider:
-        """The provider whose resource, limits and sampler this process's spans have; one like ours, if there is none."""
+        """The provider whose resource, limits and sampler this process's spans have; one like ours if there is none."""
         if getattr(self.tracer_provider, "resource", None) is None:
             if self._tracing is None:
                 self._tracing = make_tracer_provider(self.settings, make_resource(self.settings))
@@ -81,13 +80,19 @@ class Pipeline:
 
     def flush_spans(self, deadline: float) -> bool:
         """Deliver the spans that have ended; whether the endpoints took them by the (monotonic) deadline."""
-        flushed = [way.flush(deadline) for way in self.ways]  # each, whatever the others say
+        flushed = [way.flush(until) for way, until in self._shared(deadline)]  # each, whatever the others say
         return all(flushed)
 
     def close_spans(self, deadline: float) -> bool:
         """Deliver the spans that have ended, or keep them on disk; whether the endpoints took them by the deadline."""
-        closed = [way.close(deadline) for way in self.ways]
+        closed = [way.close(until) for way, until in self._shared(deadline)]
         return all(closed)
+
+    def _shared(self, deadline: float) -> Iterator[tuple[SpanWay, float]]:
+        """Each way out with its own deadline: one that hangs leaves the next ones their part of the time."""
+        for index, way in enumerate(self.ways):
+            now = time.monotonic()
+            yield way, now + max(deadline - now, 0.0) / (len(self.ways) - index)
 
     def flush_metrics(self, timeout: float) -> bool:
         """Export the metrics as they are; False when some were lost. May block for longer: see `cut`."""
@@ -113,8 +118,8 @@ class Pipeline:
             exporter.closed = True
         if self._tracing is not None and self._tracing is trace.get_tracer_provider():
             self._tracing = None  # the application goes on using it: `build` adds the new exporters to it
-        for way in self.ways:  # they have begun anew, with nothing of the parent's: not a span goes out by two ways
-            way.processor.shutdown(ABANDON_S)
+        for way in self.ways:
+            way.abandon()
         # Beside us, because a lock of the SDK's may have been inherited locked.
         threading.Thread(target=self.shut_down, args=(1.0,), name="otel_agentbus.abandon", daemon=True).start()
 

@@ -33,9 +33,10 @@ def remaining(deadline: float) -> float:
 
 @dataclass(slots=True)
 class _Drain:
-    """Somebody waits for the ring to be handed over."""
+    """Somebody waits for the ring to be handed over; after `until`, the rest of it is left."""
 
     then: Callable[[], object] | None
+    until: float | None = None
     done: threading.Event = field(default_factory=threading.Event)
 
 
@@ -57,6 +58,8 @@ class Pump:
         self.ring: deque[Event] = deque()
         self.size = size
         self.dropped = 0
+        #: How many were left when the time at the end was over.
+        self.left = 0
         #: How many events the sinks were given.
         self.handed_over = 0
         self._sinks = sinks
@@ -94,13 +97,16 @@ class Pump:
         """In the child: nothing of the parent's is ours, not its events nor its locks."""
         self.ring.clear()
         self._drains.clear()
-        self.dropped = self.handed_over = 0
+        self.dropped = self.handed_over = self.left = 0
         self._renew()
         self.start()
 
-    def drain(self, deadline: float, then: Callable[[], object] | None = None) -> bool:
-        """Have what is in the ring handed over, and `then` this done; whether that was by the (monotonic) deadline."""
-        drain = _Drain(then)
+    def drain(self, deadline: float, then: Callable[[], object] | None = None, *, last: bool = False) -> bool:
+        """Have what is in the ring handed over, and `then` this done; whether that was by the (monotonic) deadline.
+
+        The `last` time, what is in the ring at the deadline is left, and counted.
+        """
+        drain = _Drain(then, deadline if last else None)
         thread = self._thread
         if thread is None or not thread.is_alive():
             self._work_off(drain)
@@ -146,11 +152,22 @@ class Pump:
     def _work_off(self, drain: _Drain) -> None:
         try:
             for _ in range(len(self.ring)):  # not for ever, where others go on emitting
+                if drain.until is not None and time.monotonic() >= drain.until:
+                    self._leave()
+                    break
                 self._take()
             if drain.then is not None:
                 self._isolated(drain.then)
         finally:
             drain.done.set()
+
+    def _leave(self) -> None:
+        for _ in range(len(self.ring)):
+            try:
+                self.ring.popleft()
+                self.left += 1
+            except IndexError:  # the bound has dropped it meanwhile
+                break
 
     def _take(self) -> None:
         try:

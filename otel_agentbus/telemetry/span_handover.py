@@ -66,7 +66,8 @@ class Handover:
         try:
             with _suppressed():
                 if self._queue.holds(batch):  # the time may have run out meanwhile
-                    delivered = self.exporter.export(list(batch)) is SpanExportResult.SUCCESS
+                    given = batch if self.spools else list(batch)  # its own, to do with what it likes
+                    delivered = self.exporter.export(given) is SpanExportResult.SUCCESS
         except BaseException as error:  # noqa: BLE001 - here is no program to end; the worker outlives its exporter
             self.warn("export", "exporting spans failed: %r", error)
         finally:
@@ -89,7 +90,8 @@ class Handover:
         try:
             while left:
                 start = len(surplus) - left
-                left -= self._spill_chunk(spill, surplus[start : start + chunk], told)
+                whole = chunk >= len(surplus)  # then the very batch, that the exporter may know it again
+                left -= self._spill_chunk(spill, surplus if whole else surplus[start : start + chunk], told)
         finally:
             if left:  # the thread was interrupted
                 self._lose(left, "spill_failed", told=told)
@@ -129,7 +131,7 @@ class Handover:
         """Spill all that is in flight or queued, or count it as lost; nothing is exported any more."""
         in_flight, queued = self._queue.take_away()
         if (spill := self._spill) is not None:
-            # The one in flight as a whole: an exporter that still waits for its answer may know it again.
+            # The one in flight as a whole: an exporter that was given it before must know it again.
             whole = max(len(in_flight), 1)
             self.quietly("spill", lambda: self._spill_all(spill, in_flight, whole, told=True))
             self.quietly("spill", lambda: self._spill_all(spill, queued, self._batch_size))

@@ -11,6 +11,8 @@ from typing import Any
 
 from opentelemetry.sdk.trace import ReadableSpan
 
+from .flight import Flight
+
 #: The most spans that make room at once.
 CHUNK = 64
 #: What a span, and an event or link of it, takes without its attributes; an attribute without the length of a text.
@@ -106,7 +108,7 @@ class SpanQueue:
         self._queue: deque[tuple[ReadableSpan, int]] = deque()
         #: Whether no more spans are taken.
         self.closed = False
-        self._in_flight: list[ReadableSpan] | None = None
+        self._in_flight: Flight | None = None
         self._moving = 0
         #: Bytes of what is queued, estimated.
         self.bytes = 0
@@ -202,10 +204,10 @@ class SpanQueue:
             self.lost += number
             self.dropped[reason] += number
 
-    def depart(self, number: int) -> list[ReadableSpan]:
+    def depart(self, number: int) -> Flight:
         """The oldest spans, up to so many, for an export that `arrive` ends; one export at a time."""
         with self._lock:
-            batch = [self._pop() for _ in range(min(number, len(self._queue)))]
+            batch = Flight(self._pop() for _ in range(min(number, len(self._queue))))
             self._in_flight = batch or None
             return batch
 
@@ -239,7 +241,8 @@ class SpanQueue:
     def take_away(self) -> tuple[list[ReadableSpan], list[ReadableSpan]]:
         """What is in flight and what is queued, as surplus; of a closed queue nothing departs after that."""
         with self._lock:
-            in_flight, self._in_flight = self._in_flight or [], None
+            in_flight: list[ReadableSpan] = self._in_flight or []
+            self._in_flight = None
             rest = [self._pop() for _ in range(len(self._queue))]
             self._moving += len(in_flight) + len(rest)
             self.spooled += len(in_flight) + len(rest)

@@ -96,6 +96,17 @@ class SpanBridge:
             for name in sorted(self._sources):
                 self._isolated(self._sources.pop(name).close)
 
+    def interrupt(self, root: str) -> int:
+        """Nothing more is to come of this tree: what is open in it ends as interrupted when it was last heard of.
+
+        Gives how many spans that were; what comes of the tree after all is told as of any other.
+        """
+        with self._lock:
+            before = self.counts["interrupted"]
+            for source in tuple(self._sources.values()):
+                self._isolated(source.interrupt, root)
+            return self.counts["interrupted"] - before
+
     @property
     def open_spans(self) -> int:
         """How many spans have begun and not ended."""

@@ -77,9 +77,20 @@ class SpanWay:
 
     def close(self, deadline: float) -> bool:
         """Deliver, or keep on disk, what has ended; whether the endpoint took it by the (monotonic) deadline."""
-        flushed = self.processor.force_flush(_millis(remaining(deadline) * FLUSH_SHARE))
+        left = remaining(deadline)
+        flushed = self.processor.force_flush(_millis(min(left * FLUSH_SHARE, left - self.processor.spilling_s)))
         self.processor.shutdown(max(remaining(deadline), 0.01))
         return flushed
+
+    def abandon(self) -> None:
+        """In a forked child: forget what is the parent's, and take nothing any more; another way takes its place.
+
+        No lock of the parent's is asked for, no thread is started or waited for, and no file or connection is ended:
+        this may run before the parts of this way have heard of the fork themselves.
+        """
+        self.processor.abandon()
+        if isinstance(self.out, SpoolingSpanExporter):
+            self.out.abandon()
 
     def account(self) -> dict[str, Any]:
         """What became of the spans that came this way: `taken` and `adopted` (of processes that are gone) are the sum.

@@ -81,7 +81,7 @@ def retry_after(text: str | None) -> float | None:
 def _until(text: str) -> float | None:
     try:
         at = parsedate_to_datetime(text)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # also a year, an hour or a zone beyond all numbers
         return None
     if at.tzinfo is None:
         at = at.replace(tzinfo=UTC)

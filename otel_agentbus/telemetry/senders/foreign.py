@@ -16,11 +16,19 @@ _log = logging.getLogger("otel_agentbus")
 
 
 class ForeignSender:
-    """Sends batches through an exporter that somebody else has made, waiting `timeout` seconds for each."""
+    """Sends batches through an exporter that somebody else has made, waiting `timeout` seconds for each.
+
+    Its failures say nothing of their reason. One is the batch's own where another batch was taken since the last one.
+    """
+
+    #: Whether only other batches tell if the endpoint or the batch is at fault.
+    vague = True
 
     def __init__(self, exporter: SpanExporter, timeout: float) -> None:
         self.name = type(exporter).__name__
         self._exporter, self._timeout = exporter, timeout
+        self._failed: Batch | None = None  # the last one that did
+        self._works = False  # whether another was taken since
         self._attempts = Attempts(f"agentbus-{self.name}")
 
     def send(self, batch: Batch) -> Verdict:
@@ -34,7 +42,12 @@ class ForeignSender:
         except Exception as error:  # noqa: BLE001 - whatever a foreign exporter raises may be the batch's fault
             return Verdict("failed", message=f"{type(error).__name__}: {error}")
         if result is SpanExportResult.SUCCESS:
+            self._works = True
             return Verdict("delivered")
+        own_fault = self._works and batch is self._failed
+        self._failed, self._works = batch, False
+        if own_fault:
+            return Verdict("failed", message=f"{self.name} reports a failure, and takes other batches")
         return Verdict("unavailable", message=f"{self.name} reports a failure")
 
     def shutdown(self) -> None:

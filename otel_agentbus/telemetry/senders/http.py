@@ -147,7 +147,7 @@ def _of_response(response: requests.Response) -> Verdict:
     kind = of_http(status, words)
     if kind == "delivered":
         rejected, said = partial_success("traces", response)
-        return Verdict(kind, max(rejected, 0), said)
+        return Verdict(kind, max(rejected, 0), said if isinstance(said, str) else "")  # JSON may say null
     asked = retry_after(response.headers.get("retry-after"))
     return Verdict(kind, message=f"HTTP {status}: {words}", retry_after=asked)
 

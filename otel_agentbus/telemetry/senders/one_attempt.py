@@ -57,11 +57,14 @@ def one_attempt(
 
 def _read(response: requests.Response) -> None:
     """Read as much as is wanted, and have the rest go with the connection."""
-    source = response.raw
+    source, words = response.raw, b""
     try:
         words = source.read(_ENOUGH, decode_content=True) or b""
         if len(words) < _ENOUGH:  # the end has to be seen for the connection to be used again
             words += source.read(_ENOUGH, decode_content=True) or b""
+    except Exception as error:
+        if type(error).__name__ != "DecodeError":  # urllib3's, of which requests has no name of its own
+            raise  # else it is not encoded as it says: the status has said what became of the batch
     finally:
         response.close()
     response.raw = io.BytesIO(words)

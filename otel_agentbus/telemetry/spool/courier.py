@@ -24,7 +24,7 @@ from ..senders.verdict import Sender, Verdict
 from .complaints import Complaints
 from .exits import exiting
 from .pace import LONGEST_S, Pace
-from .parcel import Parcel
+from .parcel import TRIES, Parcel
 from .store import Store
 
 _log = logging.getLogger("otel_agentbus.spool")
@@ -77,6 +77,7 @@ class Courier:
         self._more = False  # whether there may be more dead processes than could be taken over at once
         self._head: tuple[Position, Parcel] | None = None
         self._tried: dict[Position, int] = {}
+        self._doubted = False  # a fresh batch may show whether the endpoint is at fault, or the first that waits
 
     # For those who have something to send.
 
@@ -95,7 +96,8 @@ class Courier:
     @property
     def may_try(self) -> bool:
         """Whether a fresh batch is sent directly: the endpoint is thought well, and it is not too late."""
-        return self.pace.well and not self._closing and (self._deadline is None or time.monotonic() < self._deadline)
+        late = self._closing or (self._deadline is not None and time.monotonic() >= self._deadline)
+        return (self.pace.well or self._doubted) and not late
 
     def send(self, batch: Batch, items: int) -> bool:
         """Send it now; whether it was taken. If not, it has been spooled, or counted, by then."""
@@ -106,6 +108,7 @@ class Courier:
             return False
         job = Job(batch, items)
         with self._changed:
+            self._doubted = False
             self._jobs.append(job)
             self._changed.notify_all()
             while not job.finished and (left := self._limit(job) - time.monotonic()) > 0:
@@ -337,6 +340,8 @@ class Courier:
         verdict = parcel.send(self._sender, self._store.bury, lambda: self._closing)
         self._note(verdict, parcel)
         if verdict is not None:
+            parcel.misses += 1
+            self._doubted = parcel.misses >= TRIES and getattr(self._sender, "vague", False)
             self._store.again()
             return False
         self._tried.pop(record.position, None)

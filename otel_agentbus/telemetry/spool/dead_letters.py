@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from otel_agentbus.journal.places import make_private, open_private
+
 NAME = "dead-letters.jsonl"
 _OLDER = "dead-letters.1.jsonl"
 #: What `taken()` is working through; left behind only by a process that died meanwhile.
@@ -79,7 +81,7 @@ class DeadLetters:
         line = letter.line()
         if len(line) > self._half:
             raise OSError(f"a dead letter of {len(line)} bytes is larger than its file may be")
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(self.directory)
         self._rotate(len(line))
         _append(self.directory / NAME, line)
 
@@ -142,7 +144,7 @@ class DeadLetters:
 
 
 def _append(path: Path, data: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = open_private(path, os.O_WRONLY | os.O_APPEND)
     try:
         written = os.write(descriptor, data)
         if written < len(data):  # the next line shall not be glued to this torn one
@@ -154,8 +156,7 @@ def _append(path: Path, data: bytes) -> None:
 
 def _replace(path: Path, data: bytes) -> None:
     new = path.with_suffix(".new")
-    descriptor = os.open(new, os.O_WRONLY | os.O_TRUNC | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
+    with os.fdopen(open_private(new, os.O_WRONLY | os.O_TRUNC), "wb") as file:
         file.write(data)
     new.replace(path)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from otel_agentbus.journal import writers
+from otel_agentbus.journal.places import make_private, open_private
 from otel_agentbus.targets import Target
 from otel_agentbus.values import masked
 
@@ -136,20 +138,32 @@ def _readable(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "_", text)[:_LONGEST_HOST].lstrip(".") or "spool"
 
 
+def is_read_only(directory: Path) -> bool:
+    """Whether this directory cannot be written to, or not be made where it is missing; nothing is tried."""
+    while not os.path.exists(directory) and directory != directory.parent:  # a Path raises where it may not look
+        directory = directory.parent
+    return os.path.isdir(directory) and not os.access(directory, os.W_OK | os.X_OK)
+
+
 def describe(directory: Path, about: About) -> None:
-    """Write down what the directory is for, once; raises OSError."""
+    """Write down what the directory is for, once; raises OSError.
+
+    Others may do so at the same time, in this process or, with the same number, in another container.
+    """
     path = directory / ABOUT
     if path.exists():
         return
-    directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    directory.mkdir(mode=0o700, exist_ok=True)
+    make_private(directory)
     moment = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     text = json.dumps({**asdict(about), "created": moment}, indent=1)
-    new = directory / f"{ABOUT}.{os.getpid()}"
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text + "\n")
-    new.replace(path)
+    new = directory / f"{ABOUT}.{secrets.token_hex(4)}"
+    try:
+        with os.fdopen(open_private(new, os.O_WRONLY | os.O_EXCL), "w") as file:
+            file.write(text + "\n")
+        new.replace(path)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise
 
 
 def about(directory: Path) -> About | None:

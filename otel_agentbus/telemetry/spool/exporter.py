@@ -5,6 +5,7 @@ While the endpoint answers, nothing is written, not even a directory. Usable und
 
 from __future__ import annotations
 
+import logging
 import time
 import weakref
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from otel_agentbus.journal import Journal, SegmentJournal
 from otel_agentbus.settings import Settings
 from otel_agentbus.targets import Target
 
+from ..flight import Flight
 from ..otlp import Batch
 from ..senders.foreign import ForeignSender
 from ..senders.verdict import Sender
@@ -26,9 +28,12 @@ from .complaints import Complaints
 from .counts import SpoolCounts
 from .courier import Courier
 from .dead_letters import DeadLetters
-from .directories import Place, describe, place_of
+from .directories import Place, describe, is_read_only, place_of
 from .off import Off
 from .store import Backing, OnLoss, Store
+
+_log = logging.getLogger("otel_agentbus.spool")
+_READ_ONLY: Final = "%s is read-only: spans that the endpoint does not take wait in memory, a little, and go with it"
 
 MAX_BYTES: Final = 256 * 1024 * 1024
 MAX_AGE_S: Final = 7 * 24 * 3600.0
@@ -43,6 +48,7 @@ class SpoolingSpanExporter(SpanExporter):
         inner: A `Sender`, or any `SpanExporter`, of which only success, failure and silence are known.
         directory: Where the spools of all endpoints lie; each has its own inside, named after endpoint, protocol and
             headers. Or a journal of your own; or None for none: then spans wait in memory, a little, and go with it.
+            So they do where the directory is read-only.
         max_bytes: What the spool may take; beyond it the oldest are dropped and counted.
         max_age: Seconds that spans may wait.
         timeout: Seconds that a batch may wait for its turn, and then for its answer.
@@ -68,8 +74,11 @@ class SpoolingSpanExporter(SpanExporter):
         complaints = Complaints()
         place = place_of(inner, key)
         #: The endpoint's own directory; None where there is none.
-        self.directory = Path(directory) / place.key if isinstance(directory, str | Path) else None
+        # Absolute: a daemon changes to another directory later.
+        self.directory = Path(directory).absolute() / place.key if isinstance(directory, str | Path) else None
         letters = None if self.directory is None else DeadLetters(self.directory, max_bytes // _LETTERS)
+        if self.directory is not None and is_read_only(self.directory):
+            directory = None
         open_journal, prepare = _journal(directory, self.directory, place, max_bytes, max_age)
         self._store = Store(open_journal, prepare, letters, sender.name, complaints, on_loss)
         self._courier = Courier(sender, self._store, complaints, timeout=timeout, exit_timeout=exit_timeout)
@@ -93,6 +102,8 @@ class SpoolingSpanExporter(SpanExporter):
         if not self._used:
             self._used = True
             exits.be_first()  # also before the handler of a provider that was made after us
+        if isinstance(spans, Flight) and not spans.claim():  # its processor could not wait, and has spilled it
+            return SpanExportResult.FAILURE
         batch, items = self._taken(spans)
         if not items:
             return SpanExportResult.FAILURE if spans else SpanExportResult.SUCCESS
@@ -102,6 +113,8 @@ class SpoolingSpanExporter(SpanExporter):
     def spill(self, spans: Sequence[ReadableSpan]) -> int:
         """Straight to the spool, without trying; how many could not be kept (and were counted)."""
         if self._courier.take_back(spans):  # a processor that gave up waiting for `export()`
+            return 0
+        if isinstance(spans, Flight) and not spans.claim():  # `export()` has it, or has accounted for it
             return 0
         batch, items = self._taken(spans)
         return len(spans) - (self._courier.keep(batch, items) if items else 0)
@@ -119,6 +132,12 @@ class SpoolingSpanExporter(SpanExporter):
         if left_out:
             self._store.drop("encoding", left_out)
         return batch, len(spans) - left_out
+
+    def abandon(self) -> None:
+        """In the child of a fork: begin anew with nothing, and send nothing; what is open is the parent's."""
+        self._courier.after_fork()
+        self._courier.abandon()
+        self._unused.detach()
 
     def sync(self) -> None:
         """Have what is spooled on the disk itself, so that a power failure does not lose it."""
@@ -197,10 +216,15 @@ def _journal(
     given: str | Path | Journal | None, directory: Path | None, place: Place, max_bytes: int, max_age: float | None
 ) -> tuple[Callable[[], Backing], Callable[[], None]]:
     """What opens the journal, and what is to be done before it is written to."""
-    if directory is not None:
+    if given is not None and directory is not None:
         return (
             lambda: SegmentJournal(directory, max_bytes=max_bytes, max_age=max_age),
             lambda: describe(directory, place.about),
         )
     journal: Any = Off(max_bytes) if given is None else given
-    return lambda: journal, lambda: None
+
+    def say() -> None:
+        if directory is not None:
+            _log.warning(_READ_ONLY, directory)
+
+    return lambda: journal, say

@@ -23,6 +23,8 @@ class Parcel:
         self.pieces: deque[tuple[Batch, int]] = deque([(batch, items)])
         self.tally = Tally()
         self.tries = tries
+        #: How often it was sent and had to wait.
+        self.misses = 0
         #: What the endpoint said of spans that it rejected, until somebody has told it.
         self.words: str | None = None
         #: Whether the endpoint has failed on a part of it once too often.

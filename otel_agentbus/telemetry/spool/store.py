@@ -5,6 +5,7 @@ Nothing here raises: a disk that fails costs the spans that it did not take, whi
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import threading
 from collections import Counter
@@ -158,6 +159,8 @@ class Store:
                 self._books.kept += items
                 self._books.in_flight -= items
         except OSError as error:
+            if error.errno == errno.EFBIG and items > 1:  # one record of it would be larger than the whole spool
+                return self._keep_halves(batch, items)
             reason = _reason(error)
             self._complaints.say(reason, "%s: %d spans cannot be spooled and are lost: %s", self.name, items, error)
             self.drop(reason, items)
@@ -169,6 +172,11 @@ class Store:
         self._tell_losses()
         return position, items
 
+    def _keep_halves(self, batch: Batch, items: int) -> tuple[Position | None, int]:
+        first, second = batch.halves()
+        (earlier, kept), (later, more) = self.keep(first, first.count), self.keep(second, items - first.count)
+        return later or earlier, kept + more
+
     def _without(self, left_out: int, items: int) -> int:
         if left_out:
             self.drop("encoding", left_out)
@@ -176,8 +184,9 @@ class Store:
 
     def _append(self, data: bytes, items: int) -> Position:
         if self._prepare is not None:
-            self._prepare()
-            self._prepare = None
+            prepare, self._prepare = self._prepare, None
+            with contextlib.suppress(OSError):  # only a note: if the disk takes nothing, the journal says so
+                prepare()
         if self._journal is not None:
             position = self._journal.append(data, items)
             self._newest = position
