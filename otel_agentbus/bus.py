@@ -193,11 +193,7 @@ class Bus:
     def _idle(self) -> None:
         if self._spans is not None:
             self._spans.tick()
-        self._keeper.idle(self._is_settled)
-
-    def _is_settled(self) -> bool:
-        """Whether all that was made of the events so far has left the memory of this process, as far as we know."""
-        return self._outlet.pipeline.owns_traces and self._outlet.is_settled()
+        self._keeper.idle(self._outlet)
 
     # -- life ----------------------------------------------------------------------------------------------------------
 
@@ -218,8 +214,12 @@ class Bus:
         Nothing is judged incomplete: what is open stays open. An application's own provider flushes itself.
         """
         now = time.monotonic()
+        written = self._keeper.flush()
         drained = self._drain(now, timeout * 3 / 4, SpanBridge.flush)
-        return self._outlet.flush(now + timeout) and drained
+        done = self._outlet.flush(now + timeout) and drained
+        if done and self._outlet.pipeline.owns_traces:
+            self._keeper.mark(written)
+        return done
 
     def _drain(self, now: float, timeout: float, end: Callable[[SpanBridge], None], *, last: bool = False) -> bool:
         """Have handlers and bridges take what was emitted; those that hang leave the others a share of the time."""
@@ -228,7 +228,7 @@ class Bus:
         self._keeper.flush()
 
         def hand_over() -> None:
-            if self._spans is not None:
+            if self._spans is not None and not (self._pump.left and self._keeper.writes):  # else a recovery judges
                 end(self._spans)
 
         drained = self._pump.drain(deadline, hand_over, last=last)
@@ -263,7 +263,7 @@ class Bus:
         self.router.close()
         self._keeper.close(finished=not (self._outlet.lost or self._pump.left))
         if not done:
-            _log.warning("Closed after %s s before all was delivered; health() has the numbers", timeout)
+            _log.warning("Closed before all was delivered; health() says what is kept on disk, and what was lost")
         return done
 
     def __enter__(self) -> Self:

@@ -13,6 +13,7 @@ from .events import Event
 from .journal import SegmentJournal
 from .recording import Opening, Recorder
 from .settings import Settings
+from .telemetry.outlet import Outlet
 from .telemetry.pump import PAUSE_S, Pump
 
 _log = logging.getLogger("otel_agentbus.keeping")
@@ -41,6 +42,7 @@ class Keeper:
         self._recorder: Recorder | None = None
         self._at_once = settings.journal_sync == "event"
         self._candidate: str | None = None
+        self._leaving: tuple[str, tuple[int, ...]] | None = None
         self._marked_at = 0.0
         #: Events that wait to be written in batches.
         self._collected: deque[Event] = deque()
@@ -50,6 +52,7 @@ class Keeper:
             journal = SegmentJournal(
                 settings.journal,
                 max_bytes=settings.journal_max_bytes,
+                max_age=settings.journal_max_age,
                 keep=True,
                 opening=lambda: describe().write(),
             )
@@ -95,6 +98,11 @@ class Keeper:
             pass
 
     @property
+    def writes(self) -> bool:
+        """Whether there is a journal."""
+        return self._recorder is not None
+
+    @property
     def waiting(self) -> int:
         """How many events wait to be written, and for the background."""
         return len(self._collected) + len(self._pump.ring)
@@ -137,23 +145,43 @@ class Keeper:
                     self._pump.keep(event)
         return bool(collected)
 
-    def flush(self) -> None:
-        """Write what is collected, and hand it on; not for ever, where others go on emitting."""
-        if self._recorder is not None and not self._at_once:
-            for _ in range(len(self._collected) // GROUP + 1):
+    def flush(self) -> str | None:
+        """Write what is collected, and hand it on; gives the position of the last event in the journal, if any."""
+        if self._recorder is None:
+            return None
+        if not self._at_once:
+            for _ in range(len(self._collected) // GROUP + 1):  # not for ever, where others go on emitting
                 self._write_group()
+        return self._recorder.position
+
+    def mark(self, position: str | None) -> None:
+        """What was written up to here has been delivered, if nothing of it was lost on its way."""
+        if self._recorder is not None and position is not None and not (self._pump.dropped or self._pump.left):
+            self._recorder.mark(position)
 
     # -- marks and the end ---------------------------------------------------------------------------------------------
 
-    def idle(self, is_settled: Callable[[], bool]) -> None:
-        """What was written a while ago needs no recovery if nothing that was made of it is in memory only."""
+    def idle(self, outlet: Outlet) -> None:
+        """Mark what was written a while ago once nothing that was made of it is in memory only.
+
+        A busy program's queue of spans is never empty, so we wait for those that had ended then, and no others. Where
+        an event or a span was lost, nothing is marked any more: a recovery can send it.
+        """
         recorder, now = self._recorder, time.monotonic()
-        if recorder is None or recorder.position is None or now - self._marked_at < MARK_EVERY_S:
+        if recorder is None or recorder.position is None:
+            return
+        if self._leaving is not None and outlet.is_settled(self._leaving[1]):
+            self.mark(self._leaving[0])
+            self._leaving = None
+        if self._leaving is not None or now - self._marked_at < MARK_EVERY_S:
             return
         self._marked_at = now
-        if self._candidate is not None and not self._pump.ring and is_settled():
-            recorder.mark(self._candidate)  # all of it had been handed on when it became the candidate
-        self._candidate = recorder.position
+        if self._candidate is not None and not self._pump.ring:  # its spans have ended by now, or are open
+            checkpoint = outlet.checkpoint()
+            self._leaving = None if checkpoint is None else (self._candidate, checkpoint)
+            self._candidate = None
+        else:
+            self._candidate = self._candidate or recorder.position
 
     def close(self, *, finished: bool) -> None:
         """The end: where everything was judged and has left, this source never needs to be recovered."""
@@ -169,7 +197,7 @@ class Keeper:
     def after_fork(self) -> None:
         """In the child: what is collected is the parent's, and so is its thread."""
         self._collected.clear()
-        self._candidate = None
+        self._candidate = self._leaving = None
         self._renew()
         self.start()
 

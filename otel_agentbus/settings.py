@@ -102,6 +102,8 @@ class Settings(BaseSettings):
         "event: written before emit returns, so that SIGKILL loses none. batch: by the background, every 50 ms.")
     journal_max_bytes: values.Count = _setting(1_073_741_824, "AGENTBUS_JOURNAL_MAX_BYTES",
         "Bytes of the journal; beyond it the oldest are dropped and counted.")
+    journal_max_age: values.Seconds = _setting(2_592_000.0, "AGENTBUS_JOURNAL_MAX_AGE",
+        "Seconds that events stay in the journal; thirty days.")
     recover: values.Flag = _setting(False, "AGENTBUS_RECOVER",
         "At connect(), send what processes that were killed have left in the journal.")
     run_ttl: values.Seconds = _setting(86_400.0, "AGENTBUS_RUN_TTL",
@@ -283,7 +285,10 @@ class Settings(BaseSettings):
     def spool(self) -> Path | None:
         """The directory of the spools; None where they are off."""
         if self.spool_dir is None:
-            return user_state_path("otel-agentbus") / "spool"
+            try:
+                return user_state_path("otel-agentbus") / "spool"
+            except RuntimeError:  # nobody's home: a user id without a name, and HOME is not set
+                return None
         return None if self.spool_dir == values.OFF else Path(self.spool_dir)
 
     @property
@@ -385,16 +390,3 @@ def _environment_headers(signal: Signal) -> set[str]:
     """The names of the headers that an official exporter would read from the environment by itself."""
     raw = _environment(f"OTEL_EXPORTER_OTLP_{signal.upper()}_HEADERS") or _environment("OTEL_EXPORTER_OTLP_HEADERS")
     return {entry.partition("=")[0].strip().lower() for entry in (raw or "").split(",")} - {""}
-
-
-def table() -> str:
-    """All settings as a table in Markdown, for the README."""
-    rows = ["| Variable | Argument | Default | Meaning |", "|---|---|---|---|"]
-    for name, info in Settings.model_fields.items():
-        if name.startswith(("traces_", "metrics_")) and name.partition("_")[2] in Settings.model_fields:
-            continue  # said once, with the setting for both signals
-        per_signal = [f"{signal}_{name}" for signal in values.SIGNALS if f"{signal}_{name}" in Settings.model_fields]
-        own = ", ".join(f"`{variable_of(field_name)}`" for field_name in per_signal)
-        meaning = f"{info.description} For one signal: {own}." if own else info.description
-        rows.append(f"| `{variable_of(name)}` | `{name}` | {values.shown(name, info.default)} | {meaning} |")
-    return "\n".join(rows)

@@ -7,12 +7,26 @@ import re
 import tomllib
 from pathlib import Path
 
-from otel_agentbus.settings import table
+from otel_agentbus.settings import Settings, variable_of
+from otel_agentbus.values import SIGNALS, shown
 
 from .sources import parsed
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
+
+
+def settings_table() -> str:
+    """All settings as a table in Markdown."""
+    rows = ["| Variable | Argument | Default | Meaning |", "|---|---|---|---|"]
+    for name, info in Settings.model_fields.items():
+        if name.startswith(("traces_", "metrics_")) and name.partition("_")[2] in Settings.model_fields:
+            continue  # said once, with the setting for both signals
+        per_signal = [f"{signal}_{name}" for signal in SIGNALS if f"{signal}_{name}" in Settings.model_fields]
+        own = ", ".join(f"`{variable_of(field_name)}`" for field_name in per_signal)
+        meaning = f"{info.description} For one signal: {own}." if own else info.description
+        rows.append(f"| `{variable_of(name)}` | `{name}` | {shown(name, info.default)} | {meaning} |")
+    return "\n".join(rows)
 
 
 def house() -> str:
@@ -31,7 +45,7 @@ def house() -> str:
 
 def made(text: str) -> str:
     """The README with its made parts renewed."""
-    for part, content in {"settings": table().strip(), "house": house()}.items():
+    for part, content in {"settings": settings_table().strip(), "house": house()}.items():
         text = re.sub(
             rf"(<!-- {part} -->\n).*?(<!-- /{part} -->)",
             lambda match, content=content: f"{match[1]}{content}\n{match[2]}",  # type: ignore[misc]  # bound above

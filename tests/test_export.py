@@ -226,7 +226,8 @@ def fates(pipeline: Pipeline) -> dict[str, int]:
     account = pipeline.ways[0].account()
     assert account["balance"] == 0
     found: dict[str, int] = {fate: account[fate] for fate in FATES if account[fate]}
-    return found | account["dropped"]
+    found.update(account["dropped"])
+    return found
 
 
 def sent(settings: Settings, built: list[Pipeline], spans: int) -> tuple[bool, dict[str, int]]:

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,9 @@ class Broken:
         self.error = error
 
     def append(self, data: bytes, items: int = 1) -> str:
+        raise self.error
+
+    def append_many(self, datas: Sequence[bytes]) -> str:
         raise self.error
 
     def read(self, after: str | None = None) -> Iterator[Any]:

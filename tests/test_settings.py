@@ -8,6 +8,7 @@ from otel_agentbus import settings as module
 from otel_agentbus.errors import ConfigurationError
 from otel_agentbus.settings import Settings
 from otel_agentbus.targets import Origin
+from tests.readme import settings_table
 from tests.receivers import forget_environment
 
 OTLP = "OTEL_EXPORTER_OTLP_"
@@ -187,7 +188,7 @@ def test_an_exporter_that_an_application_may_have_installed_is_not_wrong(monkeyp
 
 
 def test_the_table_has_every_variable_with_its_default_and_its_meaning() -> None:
-    text = module.table()
+    text = settings_table()
     assert [name for name in Settings.model_fields if f"`{module.variable_of(name)}`" not in text] == []
     assert text.splitlines()[:3] == [
         "| Variable | Argument | Default | Meaning |",

@@ -69,7 +69,9 @@ class Failures:
         self.slow.add()
         if subscription.slow_log.admit(self._clock()) is None:
             return
-        where = f'in {subscription.name}: deliver="thread" keeps it off the agent\'s path'
+        where = f"in {subscription.name}"
+        if not subscription.name.startswith("otel_agentbus."):  # ours is what it is
+            where += ': deliver="thread" keeps it off the agent\'s path'
         if subscription.deliver != "inline":
             where = f"in waking up {subscription.name}"
         try:

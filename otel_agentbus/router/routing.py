@@ -321,6 +321,7 @@ class Router:
         for subscription in (*self._subscriptions, *self._leaving):
             subscription.cancel()
         self._responders.clear()
+        self._leaving = tuple(each for each in self._leaving if not _rests(each))  # whose handlers hold what they heard
 
     def __enter__(self) -> Self:
         return self

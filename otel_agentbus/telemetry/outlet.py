@@ -50,9 +50,22 @@ class Outlet:
         """How many spans were lost for good by exporters of ours, or are in memory only."""
         return sum(sum(account["dropped"].values()) + account["waiting"] for account in self.accounts())
 
-    def is_settled(self) -> bool:
-        """Whether no ended span is in memory only: all were delivered, are on disk, or were counted as lost."""
-        return not any(way.processor.waiting for way in self.pipeline.ways)
+    @property
+    def dropped(self) -> int:
+        """How many spans were lost for good, without those that only wait."""
+        return sum(sum(account["dropped"].values()) for account in self.accounts())
+
+    def checkpoint(self) -> tuple[int, ...] | None:
+        """How far each way out has come, for `is_settled`; None where the ways are not ours, and nothing is known."""
+        return tuple(way.processor.position for way in self.pipeline.ways) if self.pipeline.owns_traces else None
+
+    def is_settled(self, checkpoint: tuple[int, ...]) -> bool:
+        """Whether no span that had ended then is in memory only: all were delivered, or are on disk; none was lost."""
+        ways = self.pipeline.ways
+        done = len(ways) == len(checkpoint) and all(
+            way.processor.settled(position) for way, position in zip(ways, checkpoint, strict=True)
+        )
+        return done and not self.dropped
 
     def start(self) -> None:
         """Start the thread, where there will be something to wait for."""

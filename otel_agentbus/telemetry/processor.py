@@ -165,6 +165,15 @@ class SpoolingBatchSpanProcessor(SpanProcessor):
         return self._queue.waiting
 
     @property
+    def position(self) -> int:
+        """How many spans have come so far; `settled` tells when nothing of them is in memory only."""
+        return self._queue.position
+
+    def settled(self, position: int) -> bool:
+        """Whether the spans that had come at this position were delivered, handed to the spool, or lost and counted."""
+        return self._queue.settled(position)
+
+    @property
     def queued_bytes(self) -> int:
         """See `SpanCounts.queued_bytes`."""
         return self._queue.bytes

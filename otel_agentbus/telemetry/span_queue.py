@@ -109,6 +109,7 @@ class SpanQueue:
         #: Whether no more spans are taken.
         self.closed = False
         self._in_flight: Flight | None = None
+        self._departed_at = 0  # the position of the first span in flight
         self._moving = 0
         #: Bytes of what is queued, estimated.
         self.bytes = 0
@@ -160,6 +161,12 @@ class SpanQueue:
         with self._lock:
             return self.position - len(self._queue) >= position
 
+    def settled(self, position: int) -> bool:
+        """Whether of the spans that had come in at this position none is in memory only."""
+        with self._lock:
+            in_flight = self._in_flight is not None and self._departed_at < position
+            return not (in_flight or self._moving) and self.passed(position)
+
     def offer(self, span: ReadableSpan) -> list[ReadableSpan] | None:
         """Take this span; gives the oldest ones, which now are the caller's to move elsewhere (see `moved`, `drop`).
 
@@ -207,6 +214,7 @@ class SpanQueue:
     def depart(self, number: int) -> Flight:
         """The oldest spans, up to so many, for an export that `arrive` ends; one export at a time."""
         with self._lock:
+            self._departed_at = self.position - len(self._queue)
             batch = Flight(self._pop() for _ in range(min(number, len(self._queue))))
             self._in_flight = batch or None
             return batch

@@ -120,7 +120,7 @@ def test_the_ledger_balances_to_the_last_event(soaked: Soaked, moment: str) -> N
     assert said[moment] is True
     assert health["balance"] == dict.fromkeys(health["balance"], 0)
     assert health["events"]["emitted"] == said["emitted"]
-    assert health["events"]["dropped"] == {"queue_full": 0, "invalid": 0}
+    assert health["events"]["dropped"] == {"queue_full": 0, "invalid": 0, "exit_timeout": 0}
     assert health["events"]["queued"] == 0
     spans = health["spans"]
     assert spans["ended"] == said["emitted"] // 2
