@@ -99,7 +99,7 @@ class Settings(BaseSettings):
     journal: values.Directory = _setting(None, "AGENTBUS_JOURNAL",
         "A directory in which every event is written down, for recover, replay, tail, tree and stats.")
     journal_sync: values.JournalSync = _setting("batch", "AGENTBUS_JOURNAL_SYNC",
-        "event: written before emit returns, so that SIGKILL loses none. batch: by the background, every 50 ms.")
+        "event: written before emit returns, so that SIGKILL loses none. batch: by a thread of its own, every 20 ms.")
     journal_max_bytes: values.Count = _setting(1_073_741_824, "AGENTBUS_JOURNAL_MAX_BYTES",
         "Bytes of the journal; beyond it the oldest are dropped and counted.")
     journal_max_age: values.Seconds = _setting(2_592_000.0, "AGENTBUS_JOURNAL_MAX_AGE",

@@ -365,3 +365,12 @@ def test_a_source_says_what_became_of_its_process(tmp_path: Path) -> None:
 
 def test_a_name_of_the_contract_is_not_taken_by_the_mark_of_a_block() -> None:
     assert "@block" not in {name for cls in events.KINDS.values() for name in cls.__dataclass_fields__}
+
+
+def test_an_opening_says_what_decides_how_spans_are_judged() -> None:
+    opening = Opening(source="s", grace=0.5, max_open_spans=7)
+    assert Opening.read(opening.write()) == opening
+    old = b'{"opening":{"source":"s"}}'
+    found = Opening.read(old)
+    assert found is not None
+    assert (found.grace, found.max_open_spans) == (-1.0, 0)

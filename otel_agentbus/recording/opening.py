@@ -40,6 +40,10 @@ class Opening:
     limits: Mapping[str, int | None] = field(default_factory=dict)
     sampler: str = ""
     id_key_hash: str = ""
+    #: Seconds that an end waits for its start; negative where nobody has said it.
+    grace: float = -1.0
+    #: How many spans may be open at once; 0 where nobody has said it.
+    max_open_spans: int = 0
     time_ns: int = field(default_factory=time.time_ns)
     pid: int = field(default_factory=os.getpid)
     host: str = field(default_factory=socket.gethostname)
@@ -76,7 +80,8 @@ _PLAIN: dict[str, type] = {
     **dict.fromkeys(
         ("source", "schema_url", "conventions", "capture", "sampler", "id_key_hash", "host", "version"), str
     ),
-    **dict.fromkeys(("time_ns", "pid"), int),
+    **dict.fromkeys(("time_ns", "pid", "max_open_spans"), int),
+    "grace": float,
 }
 
 

@@ -46,6 +46,8 @@ def opening_of(source: str, provider: object, settings: Settings) -> Opening:
         limits={} if limits is None else {name: getattr(limits, name, None) for name in _LIMITS},
         sampler="" if sampler is None else sampler.get_description(),
         id_key_hash=key_hash(settings.id_key.get_secret_value()),
+        grace=settings.grace,
+        max_open_spans=settings.max_open_spans,
     )
 
 

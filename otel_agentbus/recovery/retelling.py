@@ -62,8 +62,8 @@ class Retelling:
             conventions=flavour_of(opening, settings),
             capture=settings.capture_content if opening is None else opening.capture,
             id_key=id_key,
-            grace=settings.grace,
-            max_open_spans=settings.max_open_spans,
+            grace=settings.grace if opening is None or opening.grace < 0 else opening.grace,
+            max_open_spans=(opening and opening.max_open_spans) or settings.max_open_spans,
         )
         #: How many events were told.
         self.events = 0
