@@ -621,7 +621,8 @@ def test_handlers_that_fail_hang_or_dawdle_never_reach_the_agent(caplog: pytest.
         before = time.monotonic()
         work(10)
         assert not bus.flush(0.4)
-        assert bus.health()["events"]["queued"] == 0  # the bridges have had theirs all the same
+        # the bridges have theirs all the same
+        assert wait_until(lambda: bus.health()["events"]["queued"] == 0, LONG)
         assert bus.health()["handlers"]["failures"] == len(failures) == 40
         assert not bus.close(0.4)
         assert time.monotonic() - before < 10

@@ -287,7 +287,7 @@ _FORK = """
     may_end.set()
     thread.join()
     status = os.waitpid(child, 0)[1]
-    print(json.dumps(os.waitstatus_to_exitcode(status)))
+    print(json.dumps(os.waitstatus_to_exitcode(status)), flush=True)
     os._exit(0)
 """
 
