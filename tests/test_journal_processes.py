@@ -337,7 +337,7 @@ def test_processes_that_write_at_once_keep_within_the_bound(others: Others) -> N
     watching.join()
     for kept, pending, dropped, reasons in told:
         assert (kept, int(kept) + int(dropped), reasons) == (pending, 4500, "{'full'}")
-    assert bound // 2 < most <= bound
+    assert bound // 2 < most <= bound + 3 * 1000  # the sizes were not taken at one moment: a record more for each
 
 
 def test_a_look_at_a_writer_does_not_keep_another_from_claiming_it(tmp_path: Path) -> None:
