@@ -185,10 +185,10 @@ def test_a_gap_is_given_up_when_time_has_passed(monkeypatch: pytest.MonkeyPatch)
     plain_run(emit := Emitter())
     seen = bridged().feed(emit.events[1:])
     assert seen.exporter.get_finished_spans() == ()
-    now[0] = 200_000_000
+    now[0] = 900_000_000
     seen.bridge.tick(at(3))
     assert seen.exporter.get_finished_spans() == ()
-    now[0] = 251_000_000
+    now[0] = 1_001_000_000
     seen.bridge.tick(at(3))
     assert [span.name for span in seen.exporter.get_finished_spans()] == ["chat m"]
     seen.bridge.tick(at(6))
@@ -202,7 +202,7 @@ def test_one_event_too_late_does_not_hold_up_the_others(monkeypatch: pytest.Monk
     plain_run(emit := Emitter())
     plain_run(emit, "s", 10)
     seen = bridged().feed(emit.events[1:3])
-    now[0] = 300_000_000
+    now[0] = 1_200_000_000
     seen.feed(emit.events[3:])  # the next event finds the gap too old
     assert seen.bridge.health()["held"] == 0
     seen.feed(emit.events[:1])

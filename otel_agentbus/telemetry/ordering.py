@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 
 from ..events import Event
 
-#: How long a gap is waited for.
-GAP_NS = 250_000_000
+#: How long a gap is waited for. On a busy machine a thread may be kept waiting between the number of its event and the
+#: ring, and what comes after its turn is over is lost.
+GAP_NS = 1_000_000_000
 #: How many events are held behind a gap at the most.
-GAP_EVENTS = 1024
+GAP_EVENTS = 8192
 #: How many sources are remembered: a relay hears of processes that come and go.
 SOURCES = 4096
 
