@@ -45,14 +45,14 @@ class Pump:
 
     `prepare` sees each event before the sinks, and gives them the event that they are to take.
 
-    `idle` lets time pass for the sinks; where it says that there is more to do, it is called again soon.
+    `idle` lets time pass for the sinks.
     """
 
     def __init__(
         self,
         size: int,
         sinks: tuple[Callable[[Event], None], ...],
-        idle: Callable[[], bool | None],
+        idle: Callable[[], object],
         prepare: Callable[[Event], Event] | None = None,
     ) -> None:
         self.ring: deque[Event] = deque()
@@ -134,9 +134,10 @@ class Pump:
     def _turn(self) -> None:
         if self._drains:
             self._work_off(self._drains.popleft())
-        elif self._slice() or self._isolated(self._idle):
+        elif self._slice():
             time.sleep(PAUSE_S)
         else:
+            self._isolated(self._idle)
             self._wake.wait(IDLE_S)
             self._wake.clear()
 
@@ -190,9 +191,8 @@ class Pump:
             _log.exception("Preparing failed on %s", event.kind)
             return event
 
-    def _isolated(self, function: Callable[[], object]) -> object:
+    def _isolated(self, function: Callable[[], object]) -> None:
         try:
-            return function()
+            function()
         except Exception:  # noqa: BLE001 - the thread outlives whatever a provider raises
             _log.exception("Background work failed")
-            return None
