@@ -8,11 +8,16 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 import otel_agentbus as agentbus
 from otel_agentbus import testing
+from otel_agentbus.telemetry.spool import spools
 
 from .readme import README, ROOT, made
+from .receivers import closed_port
 
 TEXT = README.read_text("utf-8")
 
@@ -54,6 +59,20 @@ def test_the_ten_lines_run_in_a_process_where_nothing_is_set() -> None:
         check=True,
     )
     assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_the_spool_of_any_opentelemetry_program_is_made_as_it_is_shown(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    shown = block("The spool works in any OpenTelemetry program", "python")
+    made: dict[str, Any] = {}
+    with closed_port() as port:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{port}")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
+        exec(shown.replace("/var/spool/my-service", str(tmp_path / "spool")), made)
+        made["provider"].get_tracer("test").start_span("kept").end()
+        made["provider"].shutdown()
+    assert [found.waiting for found in spools(tmp_path / "spool")] == [1]
 
 
 def test_the_streaming_lines_run() -> None:
