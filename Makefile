@@ -35,8 +35,9 @@ test: $(VENV)/dev.stamp ## the unit tests
 cover:           ## the same with the coverage gate, which takes twice as long
 	@$(MAKE) test COVERAGE="--cov --cov-report=term:skip-covered"
 
-backends: $(VENV)/dev.stamp ## build the real Collector and Jaeger (needs Go); cached by version outside the tree
+backends: $(VENV)/dev.stamp ## build the real Collector and Jaeger (needs Go; cached by version), install Redis (Debian)
 	$(RUN)/python -m tests.integration.build_backends
+	$(RUN)/python -m tests.integration.redis_server
 
 integration: $(VENV)/dev.stamp ## the tests against the real Collector and Jaeger
 	$(RUN)/python -m pytest -q -n $(WORKERS) --dist loadfile -p no:benchmark tests/integration

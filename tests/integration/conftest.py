@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import pytest
 
 from .backends import Collector, Jaeger, Prometheus, Server, ServerFailed
 from .build_backends import BACKENDS
+from .redis_server import Redis, installed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -64,6 +65,25 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -
 
 
 @pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
+    """Redis, in memory."""
+    binary = installed()
+    if binary is None:
+        _missing("redis-server is not installed: `make backends` does it.")
+    yield from _lifetime(lambda: Redis(binary, tmp_path_factory.mktemp("redis")))
+
+
+@pytest.fixture
+def redis_url(redis_server: Redis) -> str:
+    """The URL of a Redis with nothing in it."""
+    import redis
+
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.flushall()
+    return redis_server.url
+
+
+@pytest.fixture(scope="session")
 def compose() -> list[str]:
     """The command that is Docker Compose here: docker's plugin, else the one that was built."""
     if docker := shutil.which("docker"):
@@ -78,7 +98,10 @@ def required(name: str) -> Path:
     backend = BACKENDS[name]
     if backend.is_built:
         return backend.binary
-    message = f"{name} {backend.version} is not built: `make backends` does it, once and for all."
+    _missing(f"{name} {backend.version} is not built: `make backends` does it, once and for all.")
+
+
+def _missing(message: str) -> NoReturn:
     if os.environ.get("AGENTBUS_REQUIRE_BACKENDS") == "1":
         pytest.fail(message, pytrace=False)
     pytest.skip(message)
