@@ -110,6 +110,18 @@ class Settings(BaseSettings):
         "On replay: seconds after its last event at which an open run counts as interrupted.")
     flush_on_sigterm: values.Flag = _setting(False, "AGENTBUS_FLUSH_ON_SIGTERM",
         "Close before an unhandled SIGTERM ends the process, which else loses what waits in memory.")
+    flush_on_root_end: values.Flag = _setting(False, "AGENTBUS_FLUSH_ON_ROOT_END",
+        "Deliver what was emitted whenever the outermost run of this process, or a job, ends; it waits for that.")
+    baggage: values.BaggageNames = _setting((), "AGENTBUS_BAGGAGE",
+        "Baggage entries that carriers may take to other processes, by name; unset: none.")
+    broker: values.Broker = _setting(None, "AGENTBUS_BROKER",
+        "A Redis that takes the events, such as redis://localhost:6379/0; `otel-agentbus relay` makes their spans.")
+    broker_name: values.BrokerName = _setting("agentbus", "AGENTBUS_BROKER_NAME",
+        "How the keys in that Redis begin, where several share it.")
+    broker_shards: values.Shards = _setting(8, "AGENTBUS_BROKER_SHARDS",
+        "Streams over which runs are spread: as many relay workers can share the work. Set once, by who comes first.")
+    broker_max_events: values.Count = _setting(1_000_000, "AGENTBUS_BROKER_MAX_EVENTS",
+        "Events that may wait in that Redis, all streams together; beyond it the oldest are dropped and counted.")
     queue_size: values.Count = _setting(65_536, "AGENTBUS_QUEUE_SIZE",
         "Events that may wait for the background pump; beyond it the oldest are dropped and counted.")
     max_open_spans: values.Count = _setting(10_000, "AGENTBUS_MAX_OPEN_SPANS",
@@ -282,6 +294,11 @@ class Settings(BaseSettings):
         return named or (("otlp",) if self._deciding_value(signal, "endpoint") else ())
 
     @property
+    def relays(self) -> bool:
+        """Whether spans are made by a relay, from the events that the broker takes, and none by this process."""
+        return self.broker is not None and self.traces_exporter is None and not self.sdk_disabled
+
+    @property
     def spool(self) -> Path | None:
         """The directory of the spools; None where they are off."""
         if self.spool_dir is None:
@@ -340,11 +357,12 @@ class Settings(BaseSettings):
     def _contradictions(self, signal: Signal) -> Iterator[str]:
         """What is right by itself and wrong together, a sentence each."""
         protocol = self._protocol(signal)
+        key, certificate = (self._deciding_value(signal, setting) for setting in ("client_key", "client_certificate"))
         for setting, problem in (
             ("endpoint", values.misfit(self._deciding_value(signal, "endpoint"), protocol)),
             ("headers", values.unsendable(values.revealed(self._deciding_value(signal, "headers")), protocol)),
             ("compression", values.squeezed(self._deciding_value(signal, "compression"), protocol)),
-            ("client_key", self._unpaired(signal, protocol)),
+            ("client_key", values.unpaired(key, certificate, protocol)),
         ):
             if problem:
                 name = self.deciding(signal, setting)
@@ -352,14 +370,6 @@ class Settings(BaseSettings):
         own = f"OTEL_EXPORTER_OTLP_{signal.upper()}_TIMEOUT"
         if protocol == "grpc" and not values.is_number(os.environ.get(own, "0")):
             yield f"{own} is {os.environ[own]!r}: the gRPC exporter reads it by itself and fails on that; unset it."
-
-    def _unpaired(self, signal: Signal, protocol: Protocol) -> str | None:
-        key, certificate = (self._deciding_value(signal, setting) for setting in ("client_key", "client_certificate"))
-        if key and not certificate:
-            return "a client key needs a client certificate; set OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE too"
-        if certificate and not key and protocol == "grpc":
-            return "over gRPC a client certificate needs a key; set OTEL_EXPORTER_OTLP_CLIENT_KEY too"
-        return None
 
 
 def _raise_all(problems: list[str]) -> None:
@@ -373,12 +383,8 @@ def _complaint(name: str, detail: ErrorDetails, given: Mapping[str, object]) -> 
     if field_info is None:
         close = difflib.get_close_matches(name, Settings.model_fields, 1)
         return f"Settings has no {name}{f'; did you mean {close[0]}?' if close else '.'}"
-    accepts = next((item for item in field_info.metadata if isinstance(item, values.Accepts)), "something else")
-    remedy = f"set it to {accepts}, or unset it"
-    if detail["type"] == "value_error":
-        remedy = str(detail["ctx"]["error"])
     value = given.get(name, _environment(variable_of(name)))
-    return f"{_spoken(name, given)} is {values.quoted(name, value)}: {remedy}."
+    return values.complaint(_spoken(name, given), values.quoted(name, value), field_info.metadata, detail)
 
 
 def _spoken(name: str, arguments: Mapping[str, object] | frozenset[str]) -> str:

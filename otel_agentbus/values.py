@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from importlib.metadata import entry_points
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 from urllib.parse import unquote, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, Secret, SecretBytes
@@ -21,6 +21,8 @@ Pairs = tuple[tuple[str, str], ...]
 
 #: What a directory says that is not to be.
 OFF = "off"
+#: How the URL of a broker may begin.
+BROKER_SCHEMES = ("redis", "rediss", "unix")
 SIGNALS: tuple[Signal, ...] = get_args(Signal)
 RATIO_SAMPLERS = ("traceidratio", "parentbased_traceidratio")
 SAMPLERS = ("always_on", "always_off", "parentbased_always_on", "parentbased_always_off", *RATIO_SAMPLERS)
@@ -113,6 +115,15 @@ def unsendable(headers: Pairs, protocol: Protocol) -> str | None:
     return None
 
 
+def unpaired(key: str | None, certificate: str | None, protocol: Protocol) -> str | None:
+    """Why this protocol cannot use the one without the other."""
+    if key and not certificate:
+        return "a client key needs a client certificate; set OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE too"
+    if certificate and not key and protocol == "grpc":
+        return "over gRPC a client certificate needs a key; set OTEL_EXPORTER_OTLP_CLIENT_KEY too"
+    return None
+
+
 def squeezed(compression: Compression, protocol: Protocol) -> str | None:
     """Why this protocol cannot compress so."""
     return "over gRPC set it to gzip or none" if compression == "deflate" and protocol == "grpc" else None
@@ -136,6 +147,13 @@ def _names(value: object) -> object:
         return value
     lowered = (_lower(name) for name in names)
     return tuple(dict.fromkeys(name for name in lowered if name != ""))
+
+
+def _cased_names(value: object) -> object:
+    names = value.split(",") if isinstance(value, str) else value
+    if not isinstance(names, Iterable):
+        return value
+    return tuple(dict.fromkeys(text for name in names if (text := str(name).strip())))
 
 
 def _exporters(value: object) -> object:
@@ -226,6 +244,31 @@ def _directory(text: str | None) -> str | None:
     return path
 
 
+def _broker(url: str | None) -> str | None:
+    if url is None or url.lower() in {OFF, "none"}:
+        return None
+    parts = urlsplit(url)
+    reachable = parts.hostname or (parts.scheme == "unix" and parts.path)
+    if parts.scheme not in BROKER_SCHEMES or not reachable:
+        raise ValueError("write it like redis://localhost:6379/0, rediss://user:password@host:6380/0 or unix:///path")
+    return url
+
+
+def _broker_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name):
+        raise ValueError("give it at most 64 letters, digits, dots, dashes and underscores")
+    return name
+
+
+def complaint(spoken: str, quoted_value: str, metadata: Iterable[object], detail: Mapping[str, Any]) -> str:
+    """One sentence on a setting that is wrong: its name, its value and the remedy."""
+    accepts = next((item for item in metadata if isinstance(item, Accepts)), "something else")
+    remedy = f"set it to {accepts}, or unset it"
+    if detail["type"] == "value_error":
+        remedy = str(detail["ctx"]["error"])
+    return f"{spoken} is {quoted_value}: {remedy}."
+
+
 def _key(key: SecretBytes) -> SecretBytes:
     if (size := len(key.get_secret_value())) > 64:
         raise ValueError(f"it has {size} bytes; give at most 64")
@@ -257,6 +300,12 @@ TomlFile = Annotated[
     str | None, AfterValidator(lambda path: path and _readable(path)), Accepts("the path of a TOML file")
 ]
 Directory = Annotated[str | None, BeforeValidator(_path), AfterValidator(_directory), Accepts("a directory, or off")]
+Broker = Annotated[str | None, AfterValidator(_broker), Accepts("a URL such as redis://localhost:6379/0, or off")]
+BrokerName = Annotated[str, AfterValidator(_broker_name), Accepts("a short name")]
+Shards = Annotated[int, Field(ge=1, le=1024), Accepts("a whole number, 1 to 1024")]
+BaggageNames = Annotated[
+    tuple[str, ...], BeforeValidator(_cased_names), Accepts("names of baggage entries separated by commas")
+]
 JournalSync = Annotated[Literal["event", "batch"], BeforeValidator(_lower), Accepts("event or batch")]
 Wire = Annotated[Protocol | None, BeforeValidator(_lower), Accepts("grpc or http/protobuf; Python has no http/json")]
 Squeeze = Annotated[Compression | None, BeforeValidator(_lower), Accepts("gzip, deflate or none")]
