@@ -15,6 +15,7 @@ from opentelemetry.trace import Tracer, TracerProvider
 from . import adapters, contract
 from .accounting import Accounting
 from .attachment import process
+from .bridges import Bridges
 from .budgets import Budget, BudgetCheckResult, checked_budgets
 from .errors import ConfigurationError, UnreadableEvent
 from .events import Event
@@ -32,13 +33,11 @@ from .telemetry.current import CallerTracing
 from .telemetry.deployment_metrics import CommitTimes
 from .telemetry.ids import Ids
 from .telemetry.live import LiveTracing
-from .telemetry.metrics import MetricsBridge
 from .telemetry.outlet import BRIDGES_SHARE, Outlet
 from .telemetry.providers import Pipeline, build
 from .telemetry.pump import LONGEST_S, Pump, remaining
 from .telemetry.spans import SpanBridge
 from .telemetry.summary import SummaryData
-from .telemetry.tracer import can_prepare, our_tracer
 from .telemetry.writer import begin_with
 
 _log = logging.getLogger("otel_agentbus.bus")
@@ -71,12 +70,16 @@ class Bus:
         self._outlet = Outlet(pipeline)
         #: Whom a model or tool call asks before it begins: budgets that may refuse it.
         self.gate: Callable[[Any], None] | None = None
-        self._commit_times = commit_times
-        self._tracer: Tracer | None = None
-        self._spans: SpanBridge | None = None
-        self._metrics: MetricsBridge | None = None
         self._conventions = Conventions(settings.conventions)
         self._ids = Ids(settings.id_key.get_secret_value())
+        self._bridges = Bridges(
+            settings,
+            self._outlet,
+            self._ids,
+            go_live=self._go_live,
+            health=lambda: vital_numbers(self.health()),
+            commit_times=commit_times,
+        )
         self._policy = ContentPolicy(
             capture=settings.capture_content,
             max_bytes=settings.content_max_bytes,
@@ -101,7 +104,7 @@ class Bus:
         self.emit: Callable[[Event], None] = self.router.emit
         #: Who listens: see `Router`.
         self.subscribe, self.on, self.once = self.router.subscribe, self.router.on, self.router.once
-        self._wire()
+        self._bridges.wire()
 
     # -- the way in ----------------------------------------------------------------------------------------------------
 
@@ -136,63 +139,35 @@ class Bus:
 
     # -- the way out ---------------------------------------------------------------------------------------------------
 
-    def _wire(self) -> None:
-        """Build the bridges over the providers that there are."""
-        settings, pipeline = self.settings, self._outlet.pipeline
-        if self._spans is None and pipeline.tracer_provider is not None and not settings.sdk_disabled:
-            tracer = our_tracer(pipeline.tracer_provider)
-            if can_prepare(tracer):
-                self._spans = SpanBridge(
-                    pipeline.tracer_provider,
-                    conventions=settings.conventions,
-                    capture=settings.capture_content,
-                    id_key=settings.id_key.get_secret_value(),
-                    grace=settings.grace,
-                    max_open_spans=settings.max_open_spans,
-                )
-            else:
-                ours = (self._ids, self._conventions, self._policy, self.source)
-                self.tracing = LiveTracing(tracer, *ours, before=self.tracing, account=self.accounting.quote)
-            self._tracer = tracer
-        if self._metrics is None and pipeline.meter_provider is not None and not settings.sdk_disabled:
-            self._metrics = MetricsBridge(
-                pipeline.meter_provider,
-                conventions=settings.conventions,
-                entered=True,
-                ids=self._ids,
-                health=lambda: vital_numbers(self.health()),
-                commit_times=self._commit_times,
-            )
-        if self._metrics is not None and isinstance(self.tracing, LiveTracing):
-            self._metrics.exemplars.ids = None  # the ids are the tracer's own, and not known here
+    def _go_live(self, tracer: Tracer) -> None:
+        """Blocks make their spans themselves: this tracer takes no ids of ours."""
+        ours = (self._ids, self._conventions, self._policy, self.source)
+        self.tracing = LiveTracing(tracer, *ours, before=self.tracing, account=self.accounting.quote)
 
     def _find_tracer(self) -> Tracer | None:
         """Our tracer; asked at the top of each tree, because an application may set its provider after connecting."""
-        if self._tracer is None:
+        if self._bridges.tracer is None:
             self._resolve()
-        return self._tracer
+        return self._bridges.tracer
 
     def _resolve(self) -> None:
         with self._lock:
             if not self._closed and self._outlet.pipeline.resolve():
-                self._wire()
+                self._bridges.wire()
                 process.close_at_exit(self)  # to run before the provider's own exit
 
     def _to_spans(self, event: Event) -> None:
-        if self._tracer is None:
+        if self._bridges.tracer is None:
             self._resolve()
-        if self._spans is not None:
-            self._spans(event)
+        self._bridges.span(event)
 
     def _to_metrics(self, event: Event) -> None:
-        if self._metrics is None:
+        if self._bridges.metrics is None:
             self._resolve()
-        if self._metrics is not None:
-            self._metrics(event)
+        self._bridges.count(event)
 
     def _idle(self) -> None:
-        if self._spans is not None:
-            self._spans.tick()
+        self._bridges.tick()
         self._keeper.idle(self._outlet)
 
     # -- life ----------------------------------------------------------------------------------------------------------
@@ -228,12 +203,12 @@ class Bus:
         self._keeper.flush()
 
         def hand_over() -> None:
-            if self._spans is not None and not (self._pump.left and self._keeper.writes):  # else a recovery judges
-                end(self._spans)
+            spans = self._bridges.spans
+            if spans is not None and not (self._pump.left and self._keeper.writes):  # else a recovery judges
+                end(spans)
 
         drained = self._pump.drain(deadline, hand_over, last=last)
-        settled = self._metrics is None or self._metrics.settle(remaining(deadline))
-        return handled and drained and settled
+        return self._bridges.settle(remaining(deadline)) and handled and drained
 
     def close(self, timeout: float | None = None) -> bool:
         """The last of the `connect()`s ends: hand over everything, judge what is open, shut down what is ours.
@@ -257,8 +232,7 @@ class Bus:
         if self.settings.summary:
             self.accounting.print_summary(sum(self.health()["events"]["dropped"].values()))
         done = self._outlet.close(now + timeout) and done
-        if self._metrics is not None:
-            self._metrics.close()
+        self._bridges.close()
         self._pump.stop()
         self.router.close()
         self._keeper.close(finished=not (self._outlet.lost or self._pump.left))
@@ -282,13 +256,11 @@ class Bus:
         self.counts.clear()
         self._policy.after_fork()
         self.accounting.after_fork(pumped=not self.settings.sdk_disabled)
-        self._spans = self._tracer = None
-        if self._metrics is not None:
-            self._metrics.forget()
-        if self._build is not None and self._outlet.is_ours:
-            self._metrics = None
+        rebuilt = self._build is not None and self._outlet.is_ours
+        self._bridges.forget(rebuilt=rebuilt)
+        if self._build is not None and rebuilt:
             self._outlet.after_fork(self._build)
-        self._wire()
+        self._bridges.wire()
         if not self.settings.sdk_disabled:
             self._pump.after_fork()
             self._keeper.after_fork()
@@ -309,7 +281,7 @@ class Bus:
             self.router.stamped_before,
             self.counts["invalid"] + self.router.refused,
             self._keeper.waiting,
-            {} if self._spans is None else self._spans.health(),
+            self._bridges.told(),
             self._pump,
             self._outlet,
             self.router,

@@ -1,4 +1,4 @@
-"""What observes the agent frameworks: which there are, and switching them on and off."""
+"""What observes the agent frameworks, and what carries runs through job queues: which there are, on and off."""
 
 from __future__ import annotations
 
@@ -54,7 +54,13 @@ class Adapter:
 
 ADAPTERS: Mapping[str, Adapter] = {
     adapter.name: adapter
-    for adapter in (Adapter("pydantic-ai", "pydantic-ai-slim", (2, 60), (3, 0), "otel_agentbus.adapters.pydantic_ai"),)
+    for adapter in (
+        Adapter("pydantic-ai", "pydantic-ai-slim", (2, 60), (3, 0), "otel_agentbus.adapters.pydantic_ai"),
+        Adapter("celery", "celery", (5, 5), (6, 0), "otel_agentbus.adapters.celery"),
+        Adapter("dramatiq", "dramatiq", (2, 0), (3, 0), "otel_agentbus.adapters.dramatiq"),
+        Adapter("rq", "rq", (2, 6), (4, 0), "otel_agentbus.adapters.rq"),
+        Adapter("arq", "arq", (0, 26), (1, 0), "otel_agentbus.adapters.arq"),
+    )
 }
 
 

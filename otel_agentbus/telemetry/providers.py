@@ -198,6 +198,9 @@ def _nowhere(settings: Settings, signal: Signal) -> str:
 def _build_own(pipeline: Pipeline) -> None:
     """Fill in what the application does not have and the settings ask for."""
     settings = pipeline.settings
+    if settings.relays and pipeline.tracer_provider is None:  # for the sampler, and for what is current in the caller
+        pipeline.tracer_provider = pipeline.described()
+        pipeline.description["traces"] = "made by a relay, of the events that the broker takes"
     for_traces = pipeline.tracer_provider is None and settings.exports_traces
     for_metrics = pipeline.meter_provider is None and settings.exports_metrics
     if not (for_traces or for_metrics):
