@@ -8,8 +8,9 @@ from ._version import __version__
 from .adapters import instrument
 from .budgets import Budget, BudgetCheck
 from .carriers import extract, inject, resume
+from .elsewhere import InvocationExecutor, carry
 from .errors import AgentBusError, BudgetExceeded
-from .invocation import Invocation, InvocationExecutor, carry, current
+from .invocation import Invocation, current
 from .observe import agent, llm, stream, tool
 from .router import Router, Subscription
 from .settings import Settings

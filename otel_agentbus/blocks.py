@@ -27,6 +27,13 @@ _log = logging.getLogger("otel_agentbus.blocks")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+class TracingBoundary(Protocol):
+    """A mark in the OpenTelemetry context, and the way back to what was there before."""
+
+    def leave(self, *, here: bool) -> None:
+        """Make current again what was; `here` says that this is the place where the mark was set."""
+
+
 class Tracing(Protocol):
     """What the bus hands to the blocks, so that they can speak OpenTelemetry without importing it."""
 
@@ -39,8 +46,8 @@ class Tracing(Protocol):
     def close(self, block: Any, end: Event) -> None:
         """Make the caller's previous span current again; what user code set on the block's span goes into `end`."""
 
-    def inject(self, carrier: MutableMapping[str, str]) -> None:
-        """Write the W3C trace context that is current here into a carrier."""
+    def inject(self, carrier: MutableMapping[str, str], run: Any = None, call: str | None = None) -> None:
+        """Write the W3C trace context of here (one in which the run's call has its span), and allowed baggage."""
 
     def link(self, traceparent: str | None) -> Any:
         """A link to the span that a traceparent names, as it travels in an event; None where it names none."""
@@ -48,8 +55,13 @@ class Tracing(Protocol):
     def continued(self, traceparent: str | None) -> str | None:
         """The `trace` of a tree that goes on here."""
 
-    def enter_remote(self, traceparent: str | None, tracestate: str | None) -> Callable[[], None] | None:
-        """Make the remote span current here; gives back how to leave it."""
+    def enter_remote(
+        self, traceparent: str | None, tracestate: str | None, baggage: str | None = None
+    ) -> Callable[[], None] | None:
+        """Make the remote span current here, and the baggage that is allowed; gives back how to leave it."""
+
+    def boundary(self) -> TracingBoundary:
+        """Mark this place: a job begins here, and what it leaves open will be left behind."""
 
 
 class Runtime(Protocol):

@@ -19,7 +19,9 @@ from .bridges import Bridges
 from .budgets import Budget, BudgetCheckResult, checked_budgets
 from .errors import ConfigurationError, UnreadableEvent
 from .events import Event
+from .feeding import Feed
 from .invocation import Frame
+from .jobs import flushing
 from .keeping import Keeper
 from .receipt import receipt, vital_numbers
 from .recovery import opening_of
@@ -41,6 +43,9 @@ from .telemetry.summary import SummaryData
 from .telemetry.writer import begin_with
 
 _log = logging.getLogger("otel_agentbus.bus")
+
+#: The share of the time at the end by which the broker has what it takes; what it does not take is on disk then.
+FEED_SHARE = 0.75
 
 
 class Bus:
@@ -86,7 +91,7 @@ class Bus:
             redact=redact,
             error_text=settings.error_text,
         )
-        caller = CallerTracing(self._find_tracer, self._ids, begin_with(self._conventions))
+        caller = CallerTracing(self._find_tracer, self._ids, begin_with(self._conventions), settings.baggage)
         #: How blocks speak OpenTelemetry; None where telemetry is switched off.
         self.tracing: CallerTracing | None = None if settings.sdk_disabled else caller
         self._stamp = Stamp(caller.decide)
@@ -95,13 +100,17 @@ class Bus:
         #: The price list, the ledger of model calls and the summary.
         self.accounting = accounting
         self.gate = self.accounting.budgets.gate
-        sinks = (self._to_metrics, self._to_spans)
-        self._pump = Pump(settings.queue_size, sinks, self._idle, prepare=self.accounting.enter)
         describe = lambda: opening_of(self.source, self._outlet.pipeline.described(), settings)  # noqa: E731 - of now
+        #: The way to a broker, if there is one.
+        self._feed = Feed(settings, describe) if settings.broker is not None and not settings.sdk_disabled else None
+        sinks = (self._to_metrics, self._to_spans, *(() if self._feed is None else (self._feed,)))
+        self._pump = Pump(settings.queue_size, sinks, self._idle, prepare=self.accounting.enter)
         self._keeper = Keeper(settings, self._policy.apply, self._pump, describe)
         self.router = StampingRouter(self._stamp, self._is_valid if settings.validate_events else None, on_error)
         #: Stamp and hand out one event: time, lineage, source and number where unset. Never raises, never blocks.
         self.emit: Callable[[Event], None] = self.router.emit
+        if settings.flush_on_root_end:
+            self.emit = flushing(self.router.emit, self)
         #: Who listens: see `Router`.
         self.subscribe, self.on, self.once = self.router.subscribe, self.router.on, self.router.once
         self._bridges.wire()
@@ -182,6 +191,8 @@ class Bus:
             self._pump.start()
             self._keeper.start()
             self._outlet.start()
+            if self._feed is not None:
+                self._feed.start()
 
     def flush(self, timeout: float = 10.0) -> bool:
         """Hand over what was emitted until now, and export it where the pipeline is ours; whether all that was done.
@@ -191,7 +202,8 @@ class Bus:
         now = time.monotonic()
         written = self._keeper.flush()
         drained = self._drain(now, timeout * 3 / 4, SpanBridge.flush)
-        done = self._outlet.flush(now + timeout) and drained
+        fed = self._feed is None or self._feed.flush(now + timeout)
+        done = self._outlet.flush(now + timeout) and drained and fed
         if done and self._outlet.pipeline.owns_traces:
             self._keeper.mark(written)
         return done
@@ -231,7 +243,8 @@ class Bus:
         done = self._drain(now, timeout * BRIDGES_SHARE, SpanBridge.close, last=True)
         if self.settings.summary:
             self.accounting.print_summary(sum(self.health()["events"]["dropped"].values()))
-        done = self._outlet.close(now + timeout) and done
+        fed = self._feed is None or self._feed.close(now + timeout * FEED_SHARE)
+        done = self._outlet.close(now + timeout) and done and fed
         self._bridges.close()
         self._pump.stop()
         self.router.close()
@@ -264,6 +277,8 @@ class Bus:
         if not self.settings.sdk_disabled:
             self._pump.after_fork()
             self._keeper.after_fork()
+            if self._feed is not None:
+                self._feed.after_fork()
 
     # -- how it is -----------------------------------------------------------------------------------------------------
 
@@ -287,6 +302,7 @@ class Bus:
             self.router,
             self.accounting.budgets,
             self._keeper.health(),
+            {} if self._feed is None else self._feed.health(),
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .blocks import _NEW, _NOWHERE, Block, _failed, clock, recordable_in
@@ -30,17 +31,19 @@ class CallBlock(Block):
     def _place(self, frame: Frame | None) -> None:
         given = run = self._run
         id = self.id
+        boundary = None
         if run is None or not run._state:  # a run that has not begun has no place yet
             self._run = run_of(frame)
             if isinstance(frame, Boundary):
-                frame = None
+                boundary, frame = frame, None
         elif frame is None or frame.invocation is not run.invocation:
             frame = run
         if not self.id:
             self.id = mint_call_id()
         self.call = "llm:" + self.id if self.kind == "llm" else _tool_name(self.id)
         if frame is None:
-            self.invocation = Invocation("", root_id=self.id)
+            alone = Invocation("", root_id=self.id)
+            self.invocation = alone if boundary is None else replace(boundary.invocation, root_id=self.id)
         else:
             self.invocation = frame.invocation
             self._within = frame.call
@@ -52,7 +55,14 @@ class CallBlock(Block):
                 gate = None
             if gate is not None:
                 self._ask(gate, given, id)
-        if self.invocation.remote:
+        if boundary is not None or self.invocation.remote:
+            self._say_whence(boundary, frame)
+
+    def _say_whence(self, boundary: Boundary | None, frame: Frame | None) -> None:
+        """Have the start event tell what its span must know, and no id says."""
+        if boundary is not None and boundary.links:
+            self._attributes = {**self._attributes, "agentbus.span": {"links": boundary.links}}
+        elif is_elsewhere(frame):
             self._attributes = {**self._attributes, "agentbus.span": {"parent_remote": True}}
 
     def _ask(self, gate: Callable[[Any], None], run: Block | None, id: str) -> None:
@@ -280,11 +290,21 @@ def verdict(fields: dict[str, Any]) -> tuple[bool, Outcome]:
 
 def run_of(frame: Frame | None) -> Block | None:
     """The agent block to which this frame belongs, if that runs in this process."""
+    id = "" if frame is None else frame.invocation.id
     while frame is not None:
         if isinstance(frame, Block) and frame.kind == "agent":
-            return frame
+            return frame if frame.invocation.id == id else None
         frame = frame.parent
     return None
+
+
+def is_elsewhere(frame: Frame | None) -> bool:
+    """Whether it is a run that goes on in another process, and no call in it that was begun in this one."""
+    while frame is not None and not isinstance(frame, Block):
+        if frame.parent is None or frame.invocation is not frame.parent.invocation:
+            return frame.invocation.remote
+        frame = frame.parent  # this was a mark, under which something lasts
+    return False
 
 
 def _count(messages: Any) -> int:

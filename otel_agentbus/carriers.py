@@ -9,16 +9,21 @@ What is missing, oversized, of another version or garbage gives a fresh root, ne
 
 from __future__ import annotations
 
+import functools
+import inspect
 import logging
 import re
-from collections.abc import Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, MutableMapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from urllib.parse import quote, unquote
 
-from .blocks import installed, surrounding
-from .invocation import Boundary, Frame, Invocation, enter, leave, top
+from .blocks import Tracing, installed, surrounding
+from .invocation import Boundary, Frame, Invocation, enclosing, enter, leave
+from .streams import is_coroutine_function
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 _log = logging.getLogger("otel_agentbus.carriers")
 
@@ -33,16 +38,24 @@ _KNOWN_FLAGS = 0x03
 #: One member of a tracestate, and how much of them all has to be passed on.
 _MEMBER = re.compile(r"[a-z0-9][-_*/a-z0-9]{0,240}(@[a-z][-_*/a-z0-9]{0,13})?=[ -+\--<>-~]{0,255}[!-+\--<>-~]")
 _MEMBERS, _TRACESTATE_LIMIT = 32, 512
+#: How long a baggage may be.
+_BAGGAGE_LIMIT = 8192
+
+
+#: The names that are looked at in a carrier.
+_READ = frozenset({ENTRY, "traceparent", "tracestate", "baggage"})
 
 
 @dataclass(frozen=True, slots=True)
 class Carried:
-    """What a carrier tells: the run, and the W3C trace context of the place where it was injected."""
+    """What a carrier tells: the run, and the W3C trace context and baggage of the place where it was injected."""
 
     invocation: Invocation | None = None
     call: str | None = None
     traceparent: str | None = None
     tracestate: str | None = None
+    #: As it came; only what AGENTBUS_BAGGAGE names is ever read of it.
+    baggage: str | None = None
 
 
 def inject(carrier: MutableMapping[str, str] | None = None) -> MutableMapping[str, str]:
@@ -60,13 +73,15 @@ def inject(carrier: MutableMapping[str, str] | None = None) -> MutableMapping[st
 
 def _inject(carrier: MutableMapping[str, str]) -> None:
     runtime = installed()
-    if runtime is not None and runtime.tracing is not None:
-        runtime.tracing.inject(carrier)
     frame = surrounding()
-    if frame is not None and frame.invocation.id:
-        entry = _write(frame.invocation, frame.call)
-        if len(entry) <= LIMIT:
-            carrier[ENTRY] = entry
+    run = None if frame is None else frame.invocation
+    entry = _write(run, frame.call) if frame is not None and run is not None and run.id else None
+    if entry is not None and len(entry) <= LIMIT:
+        carrier[ENTRY] = entry
+    elif runtime is not None and runtime.tracing is not None and ENTRY in carrier:
+        del carrier[ENTRY]  # a carrier that is sent again: the run of then does not belong to the trace context of now
+    if runtime is not None and runtime.tracing is not None:
+        runtime.tracing.inject(carrier, run, None if frame is None else frame.call)
 
 
 def _write(run: Invocation, call: str | None) -> str:
@@ -94,17 +109,22 @@ def extract(carrier: Mapping[str, Any] | None) -> Carried:
 
 def _extract(carrier: Any) -> Carried:
     pairs = carrier.items() if hasattr(carrier, "items") else carrier or ()
-    found = {(_text(key) or "").lower(): value for key, value in pairs}
+    found: dict[str, list[Any]] = {}
+    for key, value in pairs:
+        name = (_text(key) or "").lower()
+        if name in _READ:
+            found.setdefault(name, []).append(value)
     run, call = _read(_text(found.get(ENTRY)))
     traceparent = _traceparent(_text(found.get("traceparent")))
     tracestate = _tracestate(_text(found.get("tracestate"), separator=",")) if traceparent is not None else None
-    return Carried(run, call, traceparent, tracestate)
+    baggage = _text(found.get("baggage"), separator=",")
+    return Carried(run, call, traceparent, tracestate, baggage if len(baggage or "") <= _BAGGAGE_LIMIT else None)
 
 
 def _text(value: object, separator: str | None = None) -> str | None:
     """A header's text; of several values the first, or all of them where the header is a list itself."""
     if isinstance(value, (list, tuple)):
-        texts = [text for text in map(_text, value) if text is not None]
+        texts = [text for item in value if (text := _text(item, separator)) is not None]
         return separator.join(texts) if separator is not None else next(iter(texts), None)
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")
@@ -123,9 +143,11 @@ def _traceparent(text: str | None) -> str | None:
 
 
 def _tracestate(text: str | None) -> str | None:
-    members = [member for part in (text or "").split(",") if (member := part.strip())]
+    if text is None or len(text) > _TRACESTATE_LIMIT:
+        return None
+    members = [member for part in text.split(",") if (member := part.strip())]
     keys = {member.partition("=")[0] for member in members}
-    if not members or len(keys) < len(members) or len(members) > _MEMBERS or len(text or "") > _TRACESTATE_LIMIT:
+    if not members or len(keys) < len(members) or len(members) > _MEMBERS:
         return None
     return ",".join(members) if all(map(_MEMBER.fullmatch, members)) else None
 
@@ -152,44 +174,97 @@ def _unquoted(text: str) -> str:
     return unquote(text, errors="surrogatepass")
 
 
-@contextmanager
+class Resumed(AbstractContextManager["Invocation | None"]):
+    """A carrier's run that goes on inside: a `with`, or a decorator of functions and coroutine functions."""
+
+    __slots__ = ("_carrier", "_entered", "_link", "_trusted")
+
+    def __init__(self, carrier: Mapping[str, Any] | Carried | None, *, link: bool, trusted: bool) -> None:
+        self._carrier = carrier
+        self._link = link
+        self._trusted = trusted
+        self._entered: list[tuple[Frame, Callable[[], None] | None]] = []
+
+    def __enter__(self) -> Invocation | None:
+        carried = self._carrier if isinstance(self._carrier, Carried) else extract(self._carrier)
+        runtime = installed()
+        tracing = runtime.tracing if runtime is not None else None
+        frame: Frame = Boundary([])
+        leave_remote = None
+        try:
+            if self._link or not self._trusted:
+                frame = _linked(carried, tracing, self._trusted)
+            else:
+                if carried.invocation is not None:
+                    frame = _continued(carried, carried.invocation, tracing)
+                if tracing is not None:
+                    leave_remote = tracing.enter_remote(carried.traceparent, carried.tracestate, carried.baggage)
+        except Exception:  # noqa: BLE001 - what comes from outside must not fail the work that it comes with
+            _log.warning("A carrier could not be resumed as it is", exc_info=True)
+        enter(frame, enclosing())
+        self._entered.append((frame, leave_remote))
+        return None if isinstance(frame, Boundary) else frame.invocation
+
+    def __exit__(self, *_: object) -> None:
+        frame, leave_remote = self._entered.pop()
+        leave(frame)
+        if leave_remote is not None:
+            leave_remote()
+
+    def __call__(self, function: F) -> F:
+        """Decorate: each call is inside, each with the same carrier."""
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise TypeError(f"{function!r} is a generator: resume inside of it, or decorate what consumes it")
+        link, trusted = self._link, self._trusted
+
+        if is_coroutine_function(function):
+
+            @functools.wraps(function)
+            async def awaiting(*args: Any, **kwargs: Any) -> Any:
+                with Resumed(self._carrier, link=link, trusted=trusted):
+                    return await function(*args, **kwargs)
+
+            return awaiting  # type: ignore[return-value]  # a wrapper keeps its function's signature
+
+        @functools.wraps(function)
+        def calling(*args: Any, **kwargs: Any) -> Any:
+            with Resumed(self._carrier, link=link, trusted=trusted):
+                return function(*args, **kwargs)
+
+        return calling  # type: ignore[return-value]  # a wrapper keeps its function's signature
+
+
+def _linked(carried: Carried, tracing: Tracing | None, trusted: bool) -> Boundary:
+    """Where new roots begin that link to the carrier's span; of a trusted one they keep the conversation, too."""
+    link = tracing.link(carried.traceparent) if tracing is not None else None
+    boundary = Boundary([] if link is None else [link])
+    if trusted and carried.invocation is not None:
+        boundary.invocation = replace(boundary.invocation, conversation_id=carried.invocation.conversation_id)
+    return boundary
+
+
+def _continued(carried: Carried, run: Invocation, tracing: Tracing | None) -> Frame:
+    if tracing is not None:
+        run = replace(run, trace=tracing.continued(carried.traceparent), tracestate=carried.tracestate)
+    return Frame(run, carried.call)
+
+
 def resume(
     carrier: Mapping[str, Any] | Carried | None,
     policy: Literal["parent", "link"] = "parent",
     trusted: bool = True,
-) -> Iterator[Invocation | None]:
+) -> Resumed:
     """Continue, in this process, the run that a carrier brings: agents started inside are its sub-agents.
 
-    With `policy="link"` (retries, batches), and for carriers that are not `trusted`, they are roots of their own that
-    link to it. A carrier with no more than a trace context makes them children of that span. With nothing that can be
-    read they are fresh roots.
+    A `with` (in coroutines, too), which gives that run, or a decorator of functions and coroutine functions. With
+    `policy="link"` (retries, batches) they are roots of their own that link to it, and keep its conversation. For
+    carriers that are not `trusted` they only link to it, whatever the policy. A carrier with no more than a trace
+    context makes them children of that span; where a local span of that trace is current (of the server or worker that
+    received the carrier), it stays, and they are its children. With nothing that can be read they are fresh roots.
     """
     if policy not in ("parent", "link"):
         raise ValueError(f"policy is {policy!r}; it is 'parent' (continue the trace) or 'link' (a trace of its own)")
-    carried = carrier if isinstance(carrier, Carried) else extract(carrier)
-    runtime = installed()
-    tracing = runtime.tracing if runtime is not None else None
-    run, restore = carried.invocation, None
-    if policy == "link" or not trusted:
-        run = None
-        link = tracing.link(carried.traceparent) if tracing is not None else None
-        frame: Frame = Boundary([] if link is None else [link])
-    else:
-        if tracing is not None:
-            restore = tracing.enter_remote(carried.traceparent, carried.tracestate)
-        if run is None:
-            frame = Boundary([])
-        else:
-            if tracing is not None:
-                run = replace(run, trace=tracing.continued(carried.traceparent), tracestate=carried.tracestate)
-            frame = Frame(run, carried.call)
-    enter(frame, top())
-    try:
-        yield run
-    finally:
-        leave(frame)
-        if restore is not None:
-            restore()
+    return Resumed(carrier, link=policy == "link", trusted=trusted)
 
 
-__all__ = ["Carried", "extract", "inject", "resume"]
+__all__ = ["Carried", "Resumed", "extract", "inject", "resume"]

@@ -1,4 +1,4 @@
-"""Who is running: the lineage of an agent run, the current one, and how it is carried into threads.
+"""Who is running: the lineage of an agent run, and which one is current.
 
 One context variable holds an immutable chain of small frames. Leaving marks a frame as ended and sets the variable to
 the one above it; whoever looks passes over what has ended. A token is never reset, so nothing here can fail in a
@@ -8,20 +8,17 @@ foreign context, and a context that leaked heals itself.
 from __future__ import annotations
 
 import asyncio
-import contextvars
-import functools
-import inspect
 import itertools
 import os
+import sys
 import threading
 import uuid
 import weakref
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from .streams import in_context, is_coroutine_function, stepped
+from .streams import is_coroutine_function
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,20 +87,31 @@ class Invocation:
 
     def run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call `function`, or await it, with this run as the current one, and give back what it returns."""
-        if is_coroutine_function(function):
-            return self._run_awaited(function, *args, **kwargs)  # type: ignore[return-value]  # a coroutine, too
-        frame = self.push()
-        try:
-            return function(*args, **kwargs)
-        finally:
-            leave(frame)
+        return self.use().run(function, *args, **kwargs)
 
-    async def _run_awaited(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        frame = self.push()
-        try:
-            return await function(*args, **kwargs)
-        finally:
-            leave(frame)
+    @classmethod
+    def run_rehydrated(
+        cls, id: str | None, root_id: str | None, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """Call `function`, or await it, under the run that another job's ids name: its agents are that run's children.
+
+        Without an id, agents that start in it are fresh roots, whatever is current here. A carrier's run, with its
+        trace, is continued by `resume`.
+        """
+        scope = cls.rehydrate(id, root_id).use() if id else Scope(lambda: Boundary([]))
+        return scope.run(function, *args, **kwargs)
+
+    def use(self) -> Scope:
+        """A `with` or `async with` inside which this run, which it gives, is the current one."""
+        return Scope(lambda: Frame(self))
+
+    def within(self, tool_call_id: str) -> Scope:
+        """As `use`, inside a tool call of this run that is no block here: agents that start there hang under the call.
+
+        For frameworks that tell their tool calls as events of their own (`ToolCallStart`, `ToolCall`).
+        """
+        call = tool_call_name(text(tool_call_id))
+        return Scope(lambda: Frame(self, call))
 
     def push(self) -> Frame:
         """Make this run the current one until it is popped."""
@@ -146,6 +154,50 @@ class Frame:
         self.ended = False
         self.owner = owner()
         self.parent = None
+
+
+class Scope:
+    """Somewhere in the tree of runs, entered as often as it is used: each time is a frame of its own."""
+
+    __slots__ = ("_frame", "_inside")
+
+    def __init__(self, frame: Callable[[], Frame]) -> None:
+        self._frame = frame
+        self._inside: list[Frame] = []
+
+    def run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call `function`, or await it, in here, and give back what it returns."""
+        if is_coroutine_function(function):
+            return self._run_awaited(function, *args, **kwargs)  # type: ignore[return-value]  # a coroutine, too
+        frame = self._frame()
+        enter(frame, top())
+        try:
+            return function(*args, **kwargs)
+        finally:
+            leave(frame)
+
+    async def _run_awaited(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        frame = self._frame()
+        enter(frame, top())
+        try:
+            return await function(*args, **kwargs)
+        finally:
+            leave(frame)
+
+    def __enter__(self) -> Invocation:
+        frame = self._frame()
+        enter(frame, top())
+        self._inside.append(frame)
+        return frame.invocation
+
+    def __exit__(self, *_: object) -> None:
+        leave(self._inside.pop())
+
+    async def __aenter__(self) -> Invocation:
+        return self.__enter__()
+
+    async def __aexit__(self, *_: object) -> None:
+        self.__exit__()
 
 
 class Boundary(Frame):
@@ -207,14 +259,26 @@ class _ThisThread(threading.local):
 _this_thread = _ThisThread()
 
 #: A thread and a task: not their numbers, which are given again to others.
-Owner = tuple[object, "weakref.ref[asyncio.Task[Any]] | None"]
+Owner = tuple[object, "weakref.ref[Any] | None"]
 _NOBODY: Owner = (object(), None)
 
 
 def owner() -> Owner:
-    """The thread and the task that run this code."""
-    task = None if asyncio._get_running_loop() is None else asyncio.current_task()
-    return _this_thread.mark, None if task is None else weakref.ref(task)
+    """The thread and the task, asyncio's or trio's, that run this code."""
+    task: Any = None if asyncio._get_running_loop() is None else asyncio.current_task()
+    if task is None:
+        trio = sys.modules.get("trio.lowlevel")
+        if trio is None or not trio.in_trio_task():
+            return _this_thread.mark, None
+        task = trio.current_task()
+    return _this_thread.mark, weakref.ref(task)
+
+
+def lasting(frame: Frame) -> Frame:
+    """Under which whatever starts belongs to the run or call of `frame`, wherever it runs and even after its end."""
+    mark = Frame(frame.invocation, frame.call)
+    mark.parent, mark.ended, mark.owner = frame, True, _NOBODY
+    return mark
 
 
 def current() -> Invocation | None:
@@ -247,6 +311,11 @@ def mint_call_id() -> str:
     return f"{_mint.prefix}{next(_mint.numbers)}"
 
 
+def tool_call_name(id: str) -> str:
+    """A tool call's name as the `parent_call_id` of what happens in it; a model call's begins with "llm:"."""
+    return f"tool:{id}" if id.startswith(("llm:", "tool:")) else id
+
+
 def text(value: object) -> str:
     """An id or a name as text, whatever a program passes for one."""
     if isinstance(value, str):
@@ -264,53 +333,3 @@ def _given_or_new(id: str | None) -> str:
 def mint_invocation_id() -> str:
     """A new id for a run: 128 random bits from the operating system, whatever `random.seed` was told."""
     return uuid.uuid4().hex
-
-
-def carry(function: Callable[P, R]) -> Callable[P, R]:
-    """Bind the run that is current now, and all else in this context, to a callable that runs elsewhere, later.
-
-    For a thread, a pool or a callback that copies no context. A coroutine function stays one, and what a generator
-    function yields is stepped in the context, too. Each call has a copy of the context of its own, so that calls may
-    overlap.
-    """
-    context = _bound_context()
-    if is_coroutine_function(function):
-
-        @functools.wraps(function)
-        async def carried_coroutine(*args: P.args, **kwargs: P.kwargs) -> Any:
-            return await in_context(context.copy(), function, *args, **kwargs)
-
-        return carried_coroutine  # type: ignore[return-value]  # a coroutine function in, a coroutine function out
-
-    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-
-        @functools.wraps(function)
-        def carried_stream(*args: P.args, **kwargs: P.kwargs) -> Any:
-            return stepped(function(*args, **kwargs), context.copy())
-
-        return carried_stream
-
-    @functools.wraps(function)
-    def carried(*args: P.args, **kwargs: P.kwargs) -> R:
-        return context.copy().run(function, *args, **kwargs)
-
-    return carried
-
-
-def _bound_context() -> contextvars.Context:
-    """A copy of this context, in which what starts belongs to the run of now, even when that has ended."""
-    context = contextvars.copy_context()
-    frame = enclosing()
-    if frame is not None and not isinstance(frame, Boundary):
-        mark = Frame(frame.invocation, frame.call)
-        mark.parent, mark.ended, mark.owner = frame, True, _NOBODY
-        context.run(_current.set, mark)
-    return context
-
-
-class InvocationExecutor(ThreadPoolExecutor):
-    """A thread pool whose `submit` and `map` carry the current run into the worker threads."""
-
-    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
-        """As `ThreadPoolExecutor.submit`, with the run that is current at this moment."""
-        return super().submit(carry(fn), *args, **kwargs)

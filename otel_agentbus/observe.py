@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .blocks import Block, Runtime, Tracing, install, installed, recordable_in, stream
-from .calls import LlmBlock, ToolBlock
+from .calls import LlmBlock, ToolBlock, is_elsewhere
 from .events import AgentEnd, AgentStart, Event
 from .invocation import Boundary, Frame, Invocation, owner, text
 
@@ -71,16 +71,19 @@ class AgentBlock(Block):
         return ""
 
     def _place(self, frame: Frame | None) -> None:
-        given = {key: text(value) for key, value in self._given.items() if value is not None}
+        given: dict[str, Any] = {key: text(value) for key, value in self._given.items() if value is not None}
         self.owner = owner()
         caller = None if frame is None else frame.invocation
         given_id = given.pop("invocation_id", None)
         if frame is None or caller is None or isinstance(frame, Boundary):
-            self.invocation = Invocation.root(given_id, agent=self.name, **given)
+            attempt = 1 if caller is None else caller.attempt  # a boundary's: that of a job which is tried again
+            if caller is not None:
+                given.setdefault("conversation_id", caller.conversation_id)
+            self.invocation = Invocation.root(given_id, agent=self.name, attempt=attempt, **given)
             self._beside = {"links": frame.links} if isinstance(frame, Boundary) and frame.links else None
         else:
             self.invocation = caller.child(given_id, agent=self.name, parent_call_id=frame.call, **given)
-            self._beside = beside(caller)
+            self._beside = beside(caller, remote=is_elsewhere(frame))
         self.id = self.invocation.id
 
     def _starting(self) -> Event:
@@ -133,12 +136,12 @@ class AgentBlock(Block):
         return AgentBlock(self.name, self.provider, self.model, given, content, self._attributes)
 
 
-def beside(caller: Invocation) -> dict[str, Any] | None:
+def beside(caller: Invocation, *, remote: bool) -> dict[str, Any] | None:
     """What a sub-agent's span must know of its caller and cannot see in its own ids."""
     said: dict[str, Any] = {}
     if caller.attempt > 1:
         said["parent_attempt"] = caller.attempt
-    if caller.remote:
+    if remote:
         said["parent_remote"] = True
     return said or None
 

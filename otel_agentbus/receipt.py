@@ -30,6 +30,7 @@ def receipt(
     router: Router,
     budgets: Budgets,
     journal: Mapping[str, Any],
+    broker: Mapping[str, Any],
 ) -> dict[str, Any]:
     """What `Bus.health()` says; `fed` is what the span bridge says of itself, if there is one."""
     spans, pipeline, deliveries = Counter(fed), outlet.pipeline, outlet.accounts()
@@ -53,6 +54,7 @@ def receipt(
         },
         "deliveries": deliveries,
         "journal": dict(journal),
+        "broker": dict(broker),
         "handlers": {"failures": router.failures, "slow_emits": router.slow_emits},
         "budgets": {"used": budgets.used(), **budgets.health()},
         "endpoints": dict(pipeline.endpoints),

@@ -75,6 +75,7 @@ MEANINGS: Mapping[str, str] = {
     names.BUDGET: "The budget's name.",
     names.THRESHOLD: "The share of the limit: 0.8, 1.",
     names.DEPLOYMENT_STATUS: "How the deployment ended:",
+    names.RELAY_GROUP: "The relay's group of workers.",
 }
 
 
@@ -102,6 +103,12 @@ SECTIONS = (
         ),
     ),
     Section("Deployments", ("agentbus.deployment", "agentbus.recovery.")),
+    Section(
+        "Relay workers",
+        ("agentbus.relay.",),
+        "Each worker of `otel-agentbus relay` says `lag` and `trimmed` of all shards of its group: take the highest, "
+        "never the sum.",
+    ),
     Section(
         "The health of the observer itself",
         ("agentbus.",),
@@ -165,6 +172,13 @@ SDK, has none. The Collector shows them to Prometheus where `enable_open_metrics
 **Temporality.** Cumulative by default; `OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE=DELTA` makes counters and
 histograms tell what came since the last export. Levels stay cumulative.
 
+**Relayed.** Of emitters without meters `otel-agentbus relay --metrics` counts the counters and histograms of this
+page, from their events, exactly and each once whatever happens to the workers: the sums stand in the broker. Levels
+and gauges say how a living process is, and stay out, and so do exemplars. A series is a service's, not a process's: of
+a resource stays what the processes of a service share, and its `service.instance.id` is the relay's (`name/group`).
+Bounds hold for each service and shard. These series are cumulative, always: where delta is preferred, the relay does
+not start.
+
 **Deployments.** The four events are paired by their `deploy_id`. Deployment frequency and change failure rate are
 queries over `agentbus.deployments`, so that they outlive a restart; a deployment that completed, and turned out to have
 failed later, counts in both. The time to restore runs from the first failure to the recovery. The lead time needs to
@@ -193,6 +207,7 @@ def bounds() -> dict[str, int]:
     MetricsBridge(provider, conventions="both")
     found = instruments_of(provider).bounds
     provider.shutdown()
+    found[names.RELAY_GROUP] = 1  # of each worker
     return found | {attribute: len(values) for attribute, values in FIXED.items()} | {names.REASON: vitals.REASONS}
 
 

@@ -20,8 +20,10 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "otel_agentbus"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 BANNED = {"utils", "util", "helpers", "helper", "common", "base", "core", "manager", "managers", "misc"}
-#: Who speaks OpenTelemetry, besides `telemetry/`, `recovery/`, the adapters and the command line's doctor.
-SPEAKERS = {"bus.py", "spool_exporter.py", "testing.py"}
+#: Who speaks OpenTelemetry, besides `telemetry/`, `recovery/`, `relay/`, the adapters and the command line's doctor.
+SPEAKERS = {"bridges.py", "bus.py", "feeding/feed.py", "spool_exporter.py", "testing.py"}
+
+MAKERS = ("telemetry/", "recovery/", "relay/", "adapters/", "cli/")
 
 
 def name_of(module: Path) -> str:
@@ -92,7 +94,7 @@ def test_only_those_speak_opentelemetry_that_may() -> None:
         for module in MODULES
         if any(name.split(".")[0] == "opentelemetry" for name in imported_by(module))
     }
-    apart = {name for name in speakers if not name.startswith(("telemetry/", "recovery/", "adapters/", "cli/"))}
+    apart = {name for name in speakers if not name.startswith(MAKERS)}
     assert apart <= SPEAKERS
 
 
@@ -110,8 +112,9 @@ def test_exporters_are_imported_by_nobody_at_the_top() -> None:
 def test_no_module_imports_the_tests_or_an_undeclared_distribution() -> None:
     pydantic = {"pydantic", "pydantic_core", "pydantic_settings"}
     declared = {"opentelemetry", *pydantic, "platformdirs", "typing_extensions", "typer", "rich"}
-    # a framework, the extra with the prices, the exporters' transports
-    optional = {"pydantic_ai", "genai_prices", "requests", "grpc", "google", "otel_agentbus"}
+    # frameworks and job queues, the extras with the prices and for the broker, the exporters' transports
+    frameworks = {"pydantic_ai", "celery", "dramatiq", "rq", "arq"}
+    optional = {*frameworks, "genai_prices", "redis", "requests", "grpc", "google", "otel_agentbus"}
     own = declared | optional | set(sys.stdlib_module_names)
     foreign = {
         (name_of(module), name) for module in MODULES for name in imported_by(module) if name.split(".")[0] not in own

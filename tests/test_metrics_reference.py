@@ -29,6 +29,7 @@ from otel_agentbus.events import (
     RecoveryCompleted,
     ToolCall,
 )
+from otel_agentbus.relay.worker_metrics import RelayNumbers, watch
 from otel_agentbus.telemetry import instruments, names
 from otel_agentbus.telemetry.instruments import Metric
 from otel_agentbus.telemetry.metrics import MetricsBridge
@@ -159,6 +160,7 @@ def speak(flavour: Flavour, *readers: InMemoryMetricReader) -> None:
     bridge = MetricsBridge(
         provider, conventions=flavour, prices=Listed(), health=lambda: HEALTH, commit_times=lambda _sha: 0.0
     )
+    watch(provider, "relay", lambda: RelayNumbers(1, 2, 3, 4, 5))
     for event in STREAM:
         bridge(event)
     assert bridge.settle(5.0)

@@ -54,6 +54,7 @@ _register("demo", "Run a scripted program of three agents and watch its trace gr
 _register("doctor", "Say which settings are in force, whether the endpoint answers, and what is wrong.")
 _register("prices", "Explain what a model call costs: source, date, unit prices, arithmetic.")
 _register("recover", "Send what processes that were killed have left in the journal, their open runs as interrupted.")
+_register("relay", "Make spans of the events that a broker has, as one of any number of workers.")
 _register("replay", "Send a journal again, whole or in part, with the same ids and times.")
 _register("resend", "Send what waits in a spool directory to the endpoint of the settings.")
 _register("tail", "Show the events of a journal as they come, one line each.")

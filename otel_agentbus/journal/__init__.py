@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from .logs import Claim, WriterLog, writers
 from .memory import MemoryJournal
-from .protocol import Journal, JournalCounts, Position, Record
+from .protocol import Journal, JournalCounts, KeyedJournal, Position, Record
 from .segments import SegmentJournal
 
 __all__ = [
     "Claim",
     "Journal",
     "JournalCounts",
+    "KeyedJournal",
     "MemoryJournal",
     "Position",
     "Record",

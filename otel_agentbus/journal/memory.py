@@ -27,7 +27,7 @@ class MemoryJournal:
         self._next = 1
         self._items = 0
 
-    def append(self, data: bytes, items: int = 1) -> Position:
+    def append(self, data: bytes, items: int = 1, key: str = "") -> Position:
         """Keep this record until it is acknowledged."""
         with self._lock:
             self._items += items
@@ -36,7 +36,7 @@ class MemoryJournal:
             self._next += 1
             return position
 
-    def append_many(self, datas: Sequence[bytes]) -> Position:
+    def append_many(self, datas: Sequence[bytes], keys: Sequence[str] = ()) -> Position:
         """Keep these records, of one item each; gives the position of the last of them."""
         if not datas:
             raise ValueError("no records were given, so there is no position")

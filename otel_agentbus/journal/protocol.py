@@ -22,8 +22,10 @@ class Record(NamedTuple):
 class Journal(Protocol):
     """Records of bytes that are kept in order until they are acknowledged."""
 
-    def append(self, data: bytes, items: int = 1) -> Position:
+    def append(self, data: bytes, items: int = 1, key: str = "") -> Position:
         """Keep this record; once this returns, a SIGKILL of this process does not lose it.
+
+        Records of one key stay together and in order, where a journal has parts; one that has none takes no notice.
 
         Raises:
             OSError: it could not be written; nothing of it will ever be read.
@@ -31,8 +33,10 @@ class Journal(Protocol):
         """
         ...
 
-    def append_many(self, datas: Sequence[bytes]) -> Position:
+    def append_many(self, datas: Sequence[bytes], keys: Sequence[str] = ()) -> Position:
         """Keep these records, of one item each and at least one, all or none; gives the position of the last.
+
+        With `keys`, one for each record, as in `append`.
 
         Raises:
             OSError: they could not be written; nothing of any of them will ever be read.
@@ -54,6 +58,22 @@ class Journal(Protocol):
 
     def close(self) -> None:
         """Let go of files and locks; what is not acknowledged stays for the next process."""
+        ...
+
+
+class KeyedJournal(Journal, Protocol):
+    """A journal on many machines, in parts: it wants to know of each record its key, and the source that wrote it."""
+
+    #: Tells such a journal from others.
+    keyed: bool
+
+    def append_many(self, datas: Sequence[bytes], keys: Sequence[str] = (), sources: Sequence[str] = ()) -> Position:
+        """Keep these records; where that fails, some of them may have been written all the same.
+
+        Raises:
+            OSError: not all of them were written, as far as that is known.
+
+        """
         ...
 
 

@@ -77,7 +77,7 @@ class SegmentJournal:
         self._look_at = 0.0
         self._unsynced: set[Path] = set()
 
-    def append(self, data: bytes, items: int = 1) -> Position:
+    def append(self, data: bytes, items: int = 1, key: str = "") -> Position:
         """Keep this record; once this returns, a SIGKILL of this process does not lose it.
 
         Raises:
@@ -90,7 +90,7 @@ class SegmentJournal:
                 active = self._prepare(HEADER + len(data))
             return active.append(data, items)
 
-    def append_many(self, datas: Sequence[bytes]) -> Position:
+    def append_many(self, datas: Sequence[bytes], keys: Sequence[str] = ()) -> Position:
         """Keep these records, of one item each, with one write; gives the position of the last of them.
 
         They stand in one segment, so a caller that has very many gives them in parts.

@@ -4,6 +4,7 @@ A record is one event as JSON. The first record of each writer is its `Opening`:
 takes to make the same spans of its events again.
 """
 
+from .keys import Keys
 from .moments import moment_of, nanoseconds_of
 from .opening import Opening, is_opening, key_hash
 from .reading import Recorded, Told, merged, read_events, sources
@@ -11,6 +12,7 @@ from .recorder import Recorder
 from .records import read_record, record_of
 
 __all__ = [
+    "Keys",
     "Opening",
     "Recorded",
     "Recorder",

@@ -9,11 +9,12 @@ import sys
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from weakref import WeakSet
 
 from ..events import Event
+from .keys import Keys
 from .records import record_of
 
 if TYPE_CHECKING:
@@ -35,7 +36,18 @@ _REASONS = {
     errno.EROFS: "not allowed",
     errno.ENOENT: "no directory",
     errno.ENOTDIR: "no directory",
+    errno.ECONNREFUSED: "no answer",
+    errno.ECONNRESET: "no answer",
+    errno.ETIMEDOUT: "no answer",
 }
+
+
+class _Record(NamedTuple):
+    """One event as bytes; for a journal in parts, with its key and its source."""
+
+    data: bytes
+    key: str = ""
+    source: str = ""
 
 
 class Recorder:
@@ -50,6 +62,7 @@ class Recorder:
         self.journal = journal
         self._at_once = sync == "event"
         self._most = waiting
+        self._keyed = bool(getattr(journal, "keyed", False))
         self._renew()
         _recorders.add(self)
 
@@ -65,13 +78,14 @@ class Recorder:
         self._flushing = threading.RLock()  # as above
         self._warned: float | None = None
         self._closed = False
+        self._keys = Keys()
 
     def __call__(self, event: Event) -> None:
         """Write the event down, or collect it for `flush`."""
         if self._closed:
             self._fail("closed")
         elif self._at_once:
-            self._append(record_of(event))
+            self._append(self._record_of(event))
         elif len(self._waiting) < self._most:
             self._waiting.append(event)
         else:
@@ -95,12 +109,12 @@ class Recorder:
         """Write so many at the most with one write; gives how many they were."""
         taken: list[Event] = []
         try:
-            records: list[bytes] = []
+            records: list[_Record] = []
             size = 0
             while len(taken) < most and size < _WRITE_BYTES and self._waiting:
                 taken.append(self._waiting.popleft())
-                records.append(record_of(taken[-1]))
-                size += len(records[-1])
+                records.append(self._record_of(taken[-1]))
+                size += len(records[-1].data)
             if records:
                 self._append_all(records)
         except BaseException:  # an interrupt: twice in the journal is once when it is read, and not at all is lost
@@ -134,21 +148,42 @@ class Recorder:
         """How many events were written, wait, and could not be written, by reason."""
         return {"written": self.written, "waiting": self.waiting, "failed": dict(self.failed)}
 
-    def _append_all(self, records: list[bytes]) -> None:
+    def _record_of(self, event: Event) -> _Record:
+        if not self._keyed:
+            return _Record(record_of(event))
+        with self._lock:
+            return _Record(record_of(event), self._keys.key_of(event), event.source or "")
+
+    def _write(self, records: list[_Record]) -> Position:
+        datas = [record.data for record in records]
+        if not self._keyed:
+            return self.journal.append_many(datas) if len(datas) > 1 else self.journal.append(datas[0])
+        journal: Any = self.journal
+        position: Position = journal.append_many(
+            datas, [record.key for record in records], [record.source for record in records]
+        )
+        return position
+
+    def _append_all(self, records: list[_Record]) -> None:
         """Write these at once; where that cannot be, one by one, so that each is written or counted for itself."""
         try:
-            position = self.journal.append_many(records)
-        except Exception:  # noqa: BLE001 - as in _append, which says why
+            position = self._write(records)
+        except Exception as error:  # noqa: BLE001 - as in _append, which says why
+            left: Sequence[int] | None = getattr(error, "left", None)
+            if isinstance(error, OSError) and left is not None:  # it says which: asking for each again would take long
+                self.written += len(records) - len(left)
+                self._fail(_reason(error), len(left))
+                return
             for record in records:
                 self._append(record)
         else:
             self._note(position, len(records))
 
-    def _append(self, record: bytes) -> None:
+    def _append(self, record: _Record) -> None:
         try:
-            position = self.journal.append(record)
+            position = self._write([record])
         except OSError as error:
-            self._fail(_REASONS.get(error.errno or 0, "input/output error"))
+            self._fail(_reason(error))
         except Exception:  # noqa: BLE001 - a journal may be anything, and must not reach the agent
             self._fail("error")
         else:
@@ -166,9 +201,9 @@ class Recorder:
         except Exception:  # noqa: BLE001 - as in _append; what is not marked is sent again, and that is no loss
             self._warn("The journal could not be marked or closed")
 
-    def _fail(self, reason: str) -> None:
+    def _fail(self, reason: str, number: int = 1) -> None:
         with self._lock:
-            self.failed[reason] += 1
+            self.failed[reason] += number
         self._warn(f"Events could not be written to the journal ({reason}; {self.failed.total()} so far)")
 
     def _warn(self, sentence: str) -> None:
@@ -176,6 +211,10 @@ class Recorder:
         if self._warned is None or now - self._warned > _QUIET_S:
             self._warned = now
             _log.warning(sentence, exc_info=sys.exc_info()[0] is not None)
+
+
+def _reason(error: OSError) -> str:
+    return _REASONS.get(error.errno or 0, "input/output error")
 
 
 _recorders: WeakSet[Recorder] = WeakSet()

@@ -6,20 +6,17 @@ sets on the current span travels in the block's end event to the real one.
 
 from __future__ import annotations
 
-import copy
 import time
 import traceback
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from opentelemetry.context import Context, attach, get_current
-from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.trace import (
     INVALID_SPAN,
     Link,
     Span,
     SpanContext,
-    SpanKind,
     Status,
     StatusCode,
     TraceFlags,
@@ -30,6 +27,10 @@ from opentelemetry.trace import (
 )
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from .asking import Begin, decided
+from .baggage import AllowedBaggage, is_within, marked, outside, withheld
+from .boundary import ContextBoundary
+from .ids import call_of
 from .origin import RANDOM, SAMPLED, Origin, read_origin
 from .tracer import can_prepare
 
@@ -49,12 +50,6 @@ SPAN_DATA = "agentbus.span"
 
 #: How many attributes, events and links user code may put on one block's span: somewhat more than a span may have.
 NOTES = 1100
-
-#: What samplers may see of the attributes that a program gives.
-_PLAIN = frozenset({str, int, float, bool})
-
-#: What a start event says of its span: the name, and the attributes that samplers see.
-Begin = Callable[["Event"], tuple[str, dict[str, Any]]]
 
 
 class Block(Protocol):
@@ -198,10 +193,14 @@ def living(context: Context) -> Context:
 class CallerTracing:
     """Asks the sampler in the caller, and makes the spans of blocks current there."""
 
-    def __init__(self, tracer: Callable[[], Tracer | None], ids: Ids, begin: Begin) -> None:
+    def __init__(
+        self, tracer: Callable[[], Tracer | None], ids: Ids, begin: Begin, baggage: Iterable[str] = ()
+    ) -> None:
         self._tracer = tracer
         self._ids = ids
         self._begin = begin
+        #: What carriers may take along of the program's baggage.
+        self.baggage = AllowedBaggage(baggage)
         #: Who makes the spans since a tracer has been found that takes no ids from us.
         self.instead: CallerTracing | None = None
 
@@ -218,8 +217,9 @@ class CallerTracing:
         here = living(get_current())
         outer = get_current_span(here)
         above = outer.get_span_context()
-        # A span of ours that is current where no run is must have leaked there: it is no parent.
-        is_root = not above.is_valid or isinstance(outer, BlockSpan)
+        # A span of ours that is current where no run is must have leaked there: it is no parent. Nor is any span where
+        # the tree began elsewhere, and no carrier has told of its trace: that is the one that its root's id gives.
+        is_root = not above.is_valid or isinstance(outer, BlockSpan) or not _is_top(start)
         context = Context() if is_root else here
         trace_id = self._ids.trace_id(root_id) if is_root else above.trace_id
         return decided(tracer, context, trace_id, start, self._begin, None if is_root else above)
@@ -235,6 +235,8 @@ class CallerTracing:
         if type(above) is BlockSpan and above.block.ended:
             previous = living(previous)
         block.base = previous
+        if self.baggage and block.kind == "llm":
+            previous = withheld(previous)
         entered = span.entered = Context({**previous, SPAN_KEY: span})  # set_span_in_context, at two thirds of its cost
         attach(entered)
         return span
@@ -256,85 +258,96 @@ class CallerTracing:
         if span._attributes or span._data:
             span.taken_into(end)
 
-    def inject(self, carrier: MutableMapping[str, str]) -> None:
-        """Write the W3C trace context that is current here into a carrier."""
-        _W3C.inject(carrier)
+    def inject(self, carrier: MutableMapping[str, str], run: Any = None, call: str | None = None) -> None:
+        """Write the W3C trace context that is current here, and the baggage that may leave, into a carrier.
+
+        Whoever gets both must find the `run`, and its `call`, in that trace: where another trace is current, their own
+        span counts, and nothing where their tree is not decided yet (its trace will be the one that its root's id gives).
+        """
+        here = get_current()
+        above = get_current_span(here).get_span_context()
+        if run is not None and (run.id or run.trace):
+            above = self._in_tree(above, run, call)
+        told = _written(above) if above.is_valid else {}
+        if told or run is not None and run.id:
+            for name in ("traceparent", "tracestate"):
+                if name in told:
+                    carrier[name] = told[name]
+                elif name in carrier:
+                    del carrier[name]  # a carrier that is sent again has what belongs to another span
+        if self.baggage:
+            self.baggage.write(carrier, here)
+
+    def _in_tree(self, above: SpanContext, run: Any, call: str | None) -> SpanContext:
+        """The span that is current, if it is of the run's trace; else that of the run or of the call in it."""
+        origin = read_origin(run.trace)
+        if origin is None:
+            return INVALID_SPAN.get_span_context()
+        if above.is_valid and above.trace_id == origin.trace_id:
+            return above
+        kind, local = call_of(call) if call else ("agent", "")
+        span_id = self._ids.span_id(run.root_id, kind, run.id, local, run.attempt)
+        return span_context(origin, span_id, run.tracestate, remote=run.remote)
 
     def link(self, traceparent: str | None) -> Any:
         """A link to the span that a traceparent names, as it travels in an event; None where it names none."""
-        return None if read_origin(traceparent) is None else [traceparent, {}]
+        origin = read_origin(traceparent)
+        return None if origin is None else [str(origin._replace(remote=True)), {}]
 
     def continued(self, traceparent: str | None) -> str | None:
         """The `trace` of a tree that goes on here: its trace and its decision, none where the carrier had none."""
         origin = read_origin(traceparent)
         return None if origin is None else str(origin)
 
-    def enter_remote(self, traceparent: str | None, tracestate: str | None) -> Callable[[], None] | None:
-        """Make the remote span current here; gives back how to leave it."""
-        if read_origin(traceparent) is None:
+    def enter_remote(
+        self, traceparent: str | None, tracestate: str | None, baggage: str | None = None
+    ) -> Callable[[], None] | None:
+        """Make the remote span current here, and the baggage that may enter; gives back how to leave it.
+
+        A local span of the same trace stays: it is that of whoever has received the carrier (a server's, a worker's).
+        """
+        previous = entered = get_current()
+        origin = read_origin(traceparent)
+        if origin is not None and not _is_local(get_current_span(previous), origin.trace_id):
+            entered = _W3C.extract({"traceparent": traceparent or "", "tracestate": tracestate or ""}, previous)
+        entered = self.baggage.read(baggage, entered)
+        if entered is previous:
             return None
-        previous = get_current()
-        carrier = {"traceparent": traceparent or "", "tracestate": tracestate or ""}
-        entered = _W3C.extract(carrier, previous)
+        entered, remote = marked(entered), entered.get(SPAN_KEY)
         attach(entered)
 
         def leave() -> None:
-            if get_current() is entered:
+            if (here := get_current()) is entered:
                 attach(previous)
+            elif is_within(here, entered):  # something was left open inside
+                here, span = outside(here, previous), here.get(SPAN_KEY)
+                attach(set_span_in_context(get_current_span(previous), here) if span is remote else here)
 
         return leave
 
-
-def decided(
-    tracer: Any,
-    context: Context,
-    trace_id: int,
-    start: Event,
-    begin: Begin,
-    above: SpanContext | None,
-) -> tuple[str, str | None]:
-    """Ask the tracer's sampler about a tree; what it adds to the attributes goes into the start event's.
-
-    A sampler that fails must not reach the agent: the tree is then dropped, as the SDK would not have made it either.
-    """
-    try:
-        return _ask(tracer, context, trace_id, start, begin, above)
-    except Exception:  # noqa: BLE001 - the application's sampler is foreign code on the agent's path
-        return str(Origin(trace_id, 0, 0, recorded=False)), None
+    def boundary(self) -> ContextBoundary:
+        """Mark this place: a job begins here, and what it leaves open will be left behind."""
+        return ContextBoundary()
 
 
-def _ask(
-    tracer: Any,
-    context: Context,
-    trace_id: int,
-    start: Event,
-    begin: Begin,
-    above: SpanContext | None,
-) -> tuple[str, str | None]:
-    name, attributes = begin(_without_containers(start))
-    result = tracer.sampler.should_sample(context, trace_id, name, SpanKind.INTERNAL, attributes, ())
-    added = {key: value for key, value in (result.attributes or {}).items() if key not in attributes}
-    if added:
-        start.attributes = {**start.attributes, **added}
-    if above is None:
-        random = RANDOM if tracer.id_generator.is_trace_id_random() else 0
-    else:
-        random = int(above.trace_flags) & RANDOM
-    flags = random | (SAMPLED if result.decision.is_sampled() else 0)
-    recorded = result.decision is not Decision.DROP
-    state = result.trace_state.to_header() if result.trace_state else None
-    if above is None:
-        return str(Origin(trace_id, 0, flags, recorded)), state
-    return str(Origin(trace_id, above.span_id, flags, recorded, above.is_remote)), state
+def _written(span: SpanContext) -> dict[str, str]:
+    """A span's context as W3C has it in headers; flags that nobody knows are not passed on."""
+    flags = int(span.trace_flags) & (SAMPLED | RANDOM)
+    told = {"traceparent": f"00-{span.trace_id:032x}-{span.span_id:016x}-{flags:02x}"}
+    if span.trace_state:
+        told["tracestate"] = span.trace_state.to_header()
+    return told
 
 
-def _without_containers(start: Event) -> Event:
-    """The event as samplers see it: what is no plain value has not been rendered yet, and may be anything."""
-    if all(value.__class__ in _PLAIN for value in start.attributes.values()):
-        return start
-    seen = copy.copy(start)
-    seen.attributes = {key: value for key, value in start.attributes.items() if value.__class__ in _PLAIN}
-    return seen
+def _is_top(start: Event) -> bool:
+    """Whether a tree begins here: a run that nobody called, or a call in no run."""
+    return (start.parent_invocation_id if start.kind == "agent.start" else start.invocation_id) is None
+
+
+def _is_local(span: Span, trace_id: int) -> bool:
+    """Whether it is of this trace and was begun in this process, by somebody else than blocks."""
+    context = span.get_span_context()
+    return context.trace_id == trace_id and not context.is_remote and type(span) is not BlockSpan
 
 
 def link_of(text: str, attributes: Mapping[str, Any]) -> Link | None:

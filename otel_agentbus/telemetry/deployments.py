@@ -16,9 +16,11 @@ REMEMBERED = 1000
 class Deployments:
     """Start and end make a `deployment` span; a failure and its recovery a `recovery` span below it."""
 
-    def __init__(self, writer: Writer, count: Callable[[str], None]) -> None:
+    def __init__(self, writer: Writer, count: Callable[[str], None], *, late: bool = False) -> None:
         self._writer = writer
         self._count = count
+        #: Whether an end whose start is not known tells of what is over.
+        self._late = late
         self._open: OrderedDict[Place, OpenSpan] = OrderedDict()
         self._failed: OrderedDict[str, DeploymentFailed] = OrderedDict()
         self._over: OrderedDict[Place, None] = OrderedDict()
@@ -27,6 +29,11 @@ class Deployments:
     def open_spans(self) -> int:
         """How many deployments have begun and not ended."""
         return len(self._open)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether none is open, and none that has failed waits for its recovery."""
+        return not (self._open or self._failed)
 
     @property
     def idle_since_ns(self) -> int | None:
@@ -70,6 +77,9 @@ class Deployments:
             self._count("duplicate")
             return
         open_ = self._open.pop(place, None)
+        if open_ is None and self._late:
+            self._count("late")
+            return
         if open_ is None:
             open_ = OpenSpan(place, self._writer.begin(place, None, event, now_ns), event, now_ns)
         failed = isinstance(event, DeploymentFailed)
@@ -84,6 +94,9 @@ class Deployments:
         place = Place(event.deploy_id, "recovery", "", event.deploy_id, event.attempt)
         if place in self._over:
             self._count("duplicate")
+            return
+        if self._late and event.deploy_id not in self._failed:
+            self._count("late")
             return
         self._remember(place)
         # The span is made when the recovery is told, back to the failure: nothing hangs open until then.

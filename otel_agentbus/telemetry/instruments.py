@@ -230,3 +230,22 @@ HEALTH: Final[Mapping[str, Metric]] = {
         ("spans.interrupted", "{span}", "Spans closed without an end event.", ()),
     )
 }
+
+# -- relay workers ----------------------------------------------------------------------------------------------------
+_RELAY: Final[tuple[tuple[str, Kind, str, str], ...]] = (
+    ("events", "counter", "{event}", "Events that relay workers read from the broker and applied."),
+    ("spans", "counter", "{span}", "Spans of relay workers that the endpoint took."),
+    ("open_runs", "level", "{run}", "Runs that are open in the shards that the worker owns."),
+    ("lag", "gauge", "{event}", "Events in the broker that the group has not acknowledged, of all shards."),
+    (
+        "trimmed",
+        "gauge",
+        "{event}",
+        "Events that the broker had to drop before the group read them, so far, of all shards.",
+    ),
+)
+#: By the names of `relay.worker_metrics.RelayNumbers`.
+RELAY: Final[Mapping[str, Metric]] = {
+    key: _M(f"agentbus.relay.{key}", kind, unit, description, (names.RELAY_GROUP,))
+    for key, kind, unit, description in _RELAY
+}

@@ -12,10 +12,20 @@ from collections.abc import Callable
 from typing import Any
 
 from opentelemetry.context import Context, attach, get_current
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, get_current_span, set_span_in_context
+from opentelemetry.trace import (
+    Span,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    Tracer,
+    get_current_span,
+    set_span_in_context,
+)
 
 from ..events import AgentEnd, Event, LlmResponse, ToolCall
 from .accounts import Account
+from .baggage import withheld
 from .content import ContentPolicy
 from .conventions import Conventions
 from .current import SPAN_KEY, Block, CallerTracing
@@ -39,7 +49,7 @@ class LiveTracing(CallerTracing):
         before: CallerTracing | None,
         account: Callable[[LlmResponse], Account] | None = None,
     ) -> None:
-        super().__init__(lambda: tracer, ids, begin_with(conventions))
+        super().__init__(lambda: tracer, ids, begin_with(conventions), before.baggage.names if before else ())
         if before is not None:
             before.instead = self
         self._live = tracer
@@ -60,8 +70,12 @@ class LiveTracing(CallerTracing):
         except Exception:  # noqa: BLE001 - the provider is foreign code on the agent's path
             _log.warning("A block's span could not be started", exc_info=True)
             return None
-        attach(set_span_in_context(span, base))
+        attach(set_span_in_context(span, withheld(base) if block.kind == "llm" else base))
         return span
+
+    def _in_tree(self, above: SpanContext, run: Any, call: str | None) -> SpanContext:
+        """What is current: ids are the provider's own, and no other can be told."""
+        return above
 
     def _start(self, block: Block, start: Event, base: Context) -> Span:
         told = self._policy.apply(start)

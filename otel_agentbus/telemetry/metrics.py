@@ -32,7 +32,7 @@ from .ids import Ids
 from .ledger import Ledger, Prices
 from .measures import Measures
 from .names import Flavour
-from .run_metrics import RunMetrics
+from .run_metrics import OPEN_RUNS, RunMetrics
 from .series import Instruments, Names, instruments_of
 from .usage import count
 from .vitals import Health
@@ -49,12 +49,12 @@ class MetricsBridge:
     It may be subscribed to a router as any handler, or be fed by the pump. Model calls are told apart and priced by a
     ledger of its own, with these `prices`, or have passed another one before (`entered`). `health` gives the numbers of
     the pipeline itself, which are observed whenever metrics are collected; `commit_times` tells when a commit was made.
-    With the `ids` of the spans, histograms have exemplars.
+    With the `ids` of the spans, histograms have exemplars. Of runs that are open, `open_runs` are remembered.
     """
 
     def __init__(
         self,
-        meter_provider: MeterProvider,
+        meter_provider: MeterProvider | Instruments,
         *,
         conventions: Flavour = "1.41",
         prices: Prices | None = None,
@@ -62,6 +62,7 @@ class MetricsBridge:
         ids: Ids | None = None,
         health: Health | None = None,
         commit_times: CommitTimes | None = None,
+        open_runs: int = OPEN_RUNS,
     ) -> None:
         flavour = Conventions(conventions).flavour
         self._ledger = None if entered else Ledger(prices)
@@ -70,7 +71,7 @@ class MetricsBridge:
         #: What links measurements to their spans.
         self.exemplars = exemplars = Exemplars(ids)
         self._calls = CallMetrics(made, measures, exemplars, flavour)
-        self._runs = RunMetrics(made, measures, exemplars, flavour)
+        self._runs = RunMetrics(made, measures, exemplars, flavour, open_runs)
         self._deployments = DeploymentMetrics(made, measures, commit_times)
         self._failed = False
         self._handlers: dict[type[Event], Callable[[Any], None]] = {

@@ -47,6 +47,7 @@ EXCEPTION_TYPE: Final = "exception.type"
 EXCEPTION_MESSAGE: Final = "exception.message"
 DEPLOYMENT_ID: Final = "deployment.id"
 DEPLOYMENT_STATUS: Final = "deployment.status"
+RELAY_GROUP: Final = "agentbus.relay.group"
 REVISION: Final = "vcs.ref.head.revision"
 
 # -- attributes that the flavours name differently ------------------------------------------------------------------

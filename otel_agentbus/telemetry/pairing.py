@@ -34,15 +34,22 @@ from .runs import CallKey, OpenSpan, Run, Table, Writer
 
 
 class Source:
-    """The machine of one source."""
+    """The machine of one source.
 
-    def __init__(self, name: str, writer: Writer, grace_ns: int, count: Callable[[str], None]) -> None:
+    One that is `late` begins where a machine before it has ended and been forgotten: an end whose start it does not
+    know, in a run that it does not know either, tells of a span that is over, and is counted "late".
+    """
+
+    def __init__(
+        self, name: str, writer: Writer, grace_ns: int, count: Callable[[str], None], *, late: bool = False
+    ) -> None:
         self._name = name
         self._writer = writer
         self._grace_ns = grace_ns
         self._count = count
+        self._late = late
         self._table = Table()
-        self._deployments = Deployments(writer, count)
+        self._deployments = Deployments(writer, count, late=late)
         self._now_ns = 0
         self._unnumbered = 0
         self._open = 0
@@ -74,6 +81,18 @@ class Source:
     def open_spans(self) -> int:
         """How many spans have begun and not ended."""
         return self._open + self._deployments.open_spans
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is open, and nothing waits for its start, its span or (a deployment) its recovery."""
+        if self._open or not self._deployments.is_idle:
+            return False
+        return all(run.is_idle for run in self._table.active.values())
+
+    @property
+    def due_ns(self) -> int | None:
+        """When there is something to judge, in the time of the events; None where nothing waits for its grace."""
+        return self._table.due[0][0] if self._table.due else None
 
     def evict(self) -> int:
         """Interrupt the run or deployment that has been idle longest; gives the number of spans that this ended."""
@@ -159,7 +178,9 @@ class Source:
         if self._table.is_over(place):
             self._count("duplicate")
         elif run.agent is None:
-            if lineage.invocation:
+            if self._late:
+                self._too_late(run)
+            elif lineage.invocation:
                 self._wait(run, ("agent", ""), event, now_ns)
             else:  # nothing can be told of its start any more
                 self._stand_alone(run, Place(lineage.root, "agent", lineage.root), event, now_ns)
@@ -213,6 +234,8 @@ class Source:
             call = run.unkeyed_call(kind, name) or (None if given else run.only_call(kind, name))
         if call is not None:
             self._end(run, call, event, now_ns)
+        elif self._late and run.agent is None:
+            self._too_late(run)
         elif given:
             self._wait(run, (kind, given), event, now_ns)
         else:  # without an id, a start that comes now is another call's
@@ -267,6 +290,10 @@ class Source:
         for _, moment in run.early_moments.pop((place.kind, place.local), ()):
             self._writer.moment(open_.span, moment)
         self._finish(run, open_, max(now_ns, start_ns), event, _outcome(event))
+
+    def _too_late(self, run: Run) -> None:
+        self._count("late")
+        self._table.settle(run)
 
     # -- what came too early -------------------------------------------------------------------------------------------
 

@@ -40,7 +40,14 @@ _Key: TypeAlias = tuple[object, ...]
 class RunMetrics:
     """Counts the beginnings and ends of runs, and the ends of tool calls."""
 
-    def __init__(self, made: Instruments, measures: Measures, exemplars: Exemplars, flavour: names.Flavour) -> None:
+    def __init__(
+        self,
+        made: Instruments,
+        measures: Measures,
+        exemplars: Exemplars,
+        flavour: names.Flavour,
+        open_runs: int = OPEN_RUNS,
+    ) -> None:
         self._measures = measures
         self._exemplars = exemplars
         agent, error = Names(names.AGENT_NAME), Names(names.ERROR_TYPE, 50, other="_OTHER")
@@ -61,7 +68,7 @@ class RunMetrics:
         self._tool_calls = made.counter(instruments.TOOL_CALLS, names.OUTCOME)
         self._mismatches = made.counter(instruments.USAGE_MISMATCH, names.REASON)
         self._active = made.counter(instruments.AGENT_ACTIVE)
-        self._runs: Pending[_Key, _Run] = Pending(OPEN_RUNS, self._give_up)
+        self._runs: Pending[_Key, _Run] = Pending(open_runs, self._give_up)
         self._over = Told(ENDED)
         self.handlers: dict[type[Event], Callable[[Any], None]] = {
             AgentStart: self._start,

@@ -325,8 +325,10 @@ _opened: WeakKeyDictionary[MeterProvider, Instruments] = WeakKeyDictionary()
 _opened_lock = RLock()
 
 
-def instruments_of(provider: MeterProvider) -> Instruments:
-    """The provider's instruments, made when it is first asked for."""
+def instruments_of(provider: MeterProvider | Instruments) -> Instruments:
+    """The provider's instruments, made when it is first asked for; who counts without a provider brings its own."""
+    if isinstance(provider, Instruments):
+        return provider
     with _opened_lock:
         made = _opened.get(provider)
         if made is None:

@@ -37,8 +37,9 @@ from ..events import (
 )
 from . import names
 from .accounts import usage_totals
+from .asking import Begin, decided
 from .conventions import Conventions
-from .current import SPAN_KEY, Begin, decided, link_of, span_context
+from .current import SPAN_KEY, link_of, span_context
 from .ids import Ids
 from .origin import RANDOM, SAMPLED, Origin, read_origin
 from .places import Place, span_data

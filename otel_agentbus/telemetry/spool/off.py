@@ -23,7 +23,7 @@ class Off(MemoryJournal):
         self._max_bytes = min(max_bytes, MAX_BYTES)
         self._closed = False
 
-    def append(self, data: bytes, items: int = 1) -> Position:
+    def append(self, data: bytes, items: int = 1, key: str = "") -> Position:
         """Keep it, if there is room; raises SpoolOff."""
         if self._closed or self.bytes + len(data) > self._max_bytes:
             raise SpoolOff(errno.ENOBUFS, "the spool is off")
