@@ -202,7 +202,7 @@ class Bus:
         now = time.monotonic()
         written = self._keeper.flush()
         drained = self._drain(now, timeout * 3 / 4, SpanBridge.flush)
-        fed = self._feed is None or self._feed.flush(now + timeout)
+        fed = self._feed is None or self._feed.flush(now + timeout * FEED_SHARE)
         done = self._outlet.flush(now + timeout) and drained and fed
         if done and self._outlet.pipeline.owns_traces:
             self._keeper.mark(written)

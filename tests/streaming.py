@@ -127,6 +127,7 @@ def watched(
     request: pytest.FixtureRequest, held: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Watched]:
     caplog.set_level(logging.INFO)
+    caplog.set_level(logging.ERROR, "otel_agentbus.router")  # it warns where the machine takes its time
     gc.freeze()  # what was there before is nothing to this test, and takes long to look through
     with capture() as seen:
         scenario = Watched(str(request.param), held, seen, caplog)

@@ -170,6 +170,14 @@ def test_it_comes_in_without_a_trace_context_too(seen: Captured) -> None:
             assert held() == {"tenant": "acme"}
 
 
+def test_nothing_is_said_of_what_is_not_read(seen: Captured, caplog: pytest.LogCaptureFixture) -> None:
+    secret = "secret" * 20
+    for header in (f"{secret},session={secret}\x00,=,tenant=acme,\u00e9=1", "tenant=acme,session=" + "x" * 5000):
+        with resume({"baggage": header}):
+            assert held() == {"tenant": "acme"}
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
 def test_several_headers_are_one() -> None:
     pairs = [(b"baggage", b"tenant=acme"), (b"other", b"1"), (b"Baggage", b"plan=gold")]
     assert extract(pairs).baggage == "tenant=acme,plan=gold"  # type: ignore[arg-type]
@@ -281,6 +289,10 @@ def test_on_a_tracer_that_is_not_the_sdks_it_is_the_same() -> None:
         with resume({**FOREIGN, "baggage": "tenant=acme,session=secret"}), agentbus.agent("a"):
             assert held() == {"tenant": "acme"}
             assert inject()["baggage"] == "tenant=acme"
+            with agentbus.llm("m"):
+                assert held() == {}
+            assert held() == {"tenant": "acme"}
+        with resume({"baggage": "tenant=acme"}):
             with agentbus.llm("m"):
                 assert held() == {}
             assert held() == {"tenant": "acme"}

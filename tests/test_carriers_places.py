@@ -128,11 +128,10 @@ def test_links_are_to_spans_of_other_processes(seen: Captured) -> None:
 
 def test_only_what_stands_directly_below_a_remote_run_has_a_remote_parent(seen: Captured) -> None:
     with resume({**FOREIGN, **ENTRY}), agentbus.tool("t"):
-        with agentbus.llm("m"):
+        with agentbus.llm("m"), agentbus.agent("a"):
             pass
-        with agentbus.agent("a"):
-            late = agentbus.carry(lambda: agentbus.agent("late").start().end())
-        late()
+        late = agentbus.carry(lambda: agentbus.agent("late").start().end())
+    late()
     found = {span.name: span.parent.is_remote for span in seen.spans if span.parent is not None}
     assert found == {"execute_tool t": True, "chat m": False, "invoke_agent a": False, "invoke_agent late": False}
 

@@ -209,6 +209,13 @@ def test_jobs_end_in_any_order_and_each_ends_itself_only(seen: Captured) -> None
     jobs.end(three)
     assert (current(), get_current()) == (None, before)
 
+    one = jobs.begin(carriers[0])
+    leak()
+    two = jobs.begin(carriers[1])
+    jobs.end(one)
+    jobs.end(two)  # what the first has left open is gone, too
+    assert (current(), get_current()) == (None, before)
+
     one, two = map(jobs.begin, carriers[3:])
     jobs.end(one)
     with agentbus.agent("worker"):
@@ -308,6 +315,24 @@ def test_an_instrumentation_that_ends_its_span_before_the_job_ends_has_the_last_
     assert get_current() == before
 
 
+def test_an_instrumentation_that_goes_back_to_inside_of_a_job_after_its_end_has_the_next_job_start_outside(
+    seen: Captured,
+) -> None:
+    carrier = enqueued()
+    tracer = TracerProvider().get_tracer("a queue's own instrumentation")
+    begun = jobs.begin(carrier)
+    theirs = tracer.start_as_current_span("run")
+    theirs.__enter__()
+    jobs.end(begun)
+    theirs.__exit__(None, None, None)
+    before = get_current()
+    with jobs.job(None), agentbus.agent("fresh"):
+        pass
+    assert above(seen.span("invoke_agent fresh")) is None
+    assert not get_current()
+    assert before
+
+
 # -- what a message has already ----------------------------------------------------------------------------------------
 
 
@@ -316,7 +341,10 @@ def test_a_message_that_has_gone_out_before_keeps_what_it_had(seen: Captured) ->
     again = {**first, "mine": "stays"}
     with agentbus.agent("two"):
         jobs.add_headers(again)
+        run_only = {"agentbus": first["agentbus"]}  # from where telemetry is switched off
+        jobs.add_headers(run_only)
     assert again == {**first, "mine": "stays"}
+    assert run_only == {"agentbus": first["agentbus"]}
 
 
 def test_a_message_with_a_trace_context_of_the_same_trace_keeps_it_and_gets_the_run(seen: Captured) -> None:
@@ -414,7 +442,13 @@ def test_the_end_of_the_outermost_run_flushes_in_its_thread(monkeypatch: pytest.
             assert flushes.timeouts == [1.5, 1.5, 1.5]
         with agentbus.llm("alone"):
             pass
-    assert flushes.timeouts == [1.5, 1.5, 1.5]
+        assert flushes.timeouts == [1.5] * 3
+        gone = agentbus.agent("gone").start()
+        with gone.tool("goes on"):
+            gone.end()
+            with agentbus.agent("late"):
+                pass
+    assert flushes.timeouts == [1.5] * 5
 
 
 # -- what is broken ----------------------------------------------------------------------------------------------------

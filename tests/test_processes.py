@@ -39,25 +39,24 @@ def job(name, leave=None):
     with agentbus.agent(name) as run, run.llm(f"{name} model") as call:
         call.record(input_tokens=1)
     if leave == "close":
-        bus.close()
+        assert bus.close()
     elif leave == "flush, then die":
-        bus.flush()
-        os._exit(0)
+        os._exit(not bus.flush(60))
     elif leave == "sys.exit":
         sys.exit(0)
     elif leave == "raise":
         sys.stderr = open(os.devnull, "w")
         raise ValueError("in the worker")
     elif leave == "flush":
-        bus.flush()
+        assert bus.flush(60)
     return run.invocation.path
 
 
 def pass_on(name, function, method):
     agentbus.connect()
     with agentbus.agent(name), agentbus.tool(f"{name} tool"):
-        started(multiprocessing.get_context(method), agentbus.carry(job), f"{name} again")
-        started(multiprocessing.get_context(method), function, f"{name} handed on")
+        for given, name in [(agentbus.carry(job), f"{name} again"), (function, f"{name} handed on")]:
+            assert started(multiprocessing.get_context(method), given, name) == 0
 
 
 def started(context, function, *arguments):
@@ -79,7 +78,7 @@ def jobs(tmp_path: Path) -> Callable[..., dict[str, Any]]:
         start = "import runpy; runpy.run_module('program', run_name='__main__', alter_sys=True)"
         with HttpReceiver() as receiver:
             path = os.pathsep.join([str(ROOT), str(tmp_path)])
-            run(start, receiver, PYTHONPATH=path, **environment)
+            run(start, receiver, PYTHONPATH=path, AGENTBUS_EXIT_TIMEOUT="30", **environment)  # however busy the machine
             found = spans_at(receiver)
         assert len({span.name for span in found}) == len(found)
         return {span.name: span for span in found}
@@ -149,8 +148,8 @@ def test_what_was_bound_counts_not_what_is_current_where_the_process_starts(jobs
             with agentbus.agent("planner") as run, run.tool("delegate"):
                 bound = agentbus.carry(job)
             with agentbus.agent("another"):
-                started(context, bound, "bound")
-                started(context, unbound, "of nobody")
+                assert started(context, bound, "bound") == 0
+                assert started(context, unbound, "of nobody") == 0
     """)
     assert above(spans) == {
         **DELEGATE,
@@ -167,7 +166,7 @@ def test_a_process_carries_on_to_others_and_hands_on_what_it_was_given(jobs: Any
             agentbus.connect()
             with agentbus.agent("planner") as run, run.tool("delegate"):
                 given = agentbus.carry(job), {method!r}
-                started(multiprocessing.get_context({method!r}), agentbus.carry(pass_on), "middle", *given)
+                assert started(multiprocessing.get_context({method!r}), agentbus.carry(pass_on), "middle", *given) == 0
     """)
     assert above(spans) == {
         **DELEGATE,

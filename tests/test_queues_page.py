@@ -1,4 +1,4 @@
-"""What the page about job queues shows, as far as it needs no server; `integration/test_queues_page.py` runs the rest."""
+"""What the page about job queues shows without a server; `integration/test_queues_page.py` runs the rest."""
 
 from __future__ import annotations
 

@@ -168,6 +168,8 @@ def test_a_paused_run_is_whole_and_blocks_nobody() -> None:
     emit, other = Emitter("s"), Emitter("o")
     emit(AgentStart, 0, **RUN)
     emit(ToolCallStart, 1, **RUN, tool="t", tool_call_id="x")
+    emit(LlmRequest, 1.1, **RUN, **MODEL, messages_count=1, call_id="1")
+    emit(LlmResponse, 1.2, **RUN, **MODEL, call_id="1", duration=0.1, success=True)
     for number in range(100):
         run = {"invocation_id": f"o{number}", "root_invocation_id": f"o{number}", "agent": "o"}
         other(AgentStart, 2 + number, **run)
@@ -180,6 +182,7 @@ def test_a_paused_run_is_whole_and_blocks_nobody() -> None:
         worker.begin()
     assert worker.spans() == wanted([emit.events, other.events])
     assert names(worker)[-2:] == [("execute_tool t", "ok"), ("invoke_agent a", "ok")]
+    assert len(worker.sent) == 103  # each once: what was loaded again was not sent again
     assert (worker.counts["late"], worker.counts["duplicates"], worker.shelf.trees) == (0, 0, {})
 
 
@@ -343,3 +346,22 @@ def test_the_account_that_the_emitter_has_made_is_the_spans() -> None:
         worker.begin()
     assert worker.spans() == wanted([entered])
     assert {(span.attributes or {}).get("agentbus.cost.status") for span in worker.sent} == {None, "reported"}
+
+
+def test_what_the_time_of_the_stream_has_judged_stays_judged_when_the_tree_is_loaded_again() -> None:
+    """An answer came so late into the stream that its call was taken to be cancelled; its run adds nothing of it up."""
+    emit = Emitter()
+    child = {"invocation_id": "s", "parent_invocation_id": "r", "root_invocation_id": "r", "agent": "b"}
+    emit(AgentStart, 0, **RUN)
+    emit(AgentStart, 1, **child)
+    emit(LlmRequest, 1.5, **child, **MODEL, messages_count=1, call_id="1")
+    emit(AgentEnd, 2, **child)
+    emit(LlmResponse, 2.5, **child, **MODEL, call_id="1", duration=1.0, success=True, input_tokens=7)
+    emit(AgentEnd, 3, **RUN)
+    stream = stream_of(emit.events)
+    stream[4:] = [entry._replace(id=f"{entry.ms + 20_000}-0") for entry in stream[4:]]
+    whole, loaded = Worker(stream).all(), Worker(stream)
+    while loaded.turn(1):
+        loaded.begin()
+    assert ("chat m", "cancelled") in names(whole)
+    assert loaded.spans() == whole.spans()

@@ -13,6 +13,7 @@ import typer
 
 from otel_agentbus.errors import ConfigurationError
 from otel_agentbus.settings import Settings
+from otel_agentbus.values import masked
 
 from .sentences import counted, fail
 
@@ -28,7 +29,7 @@ def relay(
         str | None, typer.Option("--from", metavar="URL", help="The broker; else that of AGENTBUS_BROKER.")
     ] = None,
     group: Annotated[
-        str | None, typer.Option(help="Workers of a group share the work, each group reads everything; relay.")
+        str | None, typer.Option(help="Workers of one group share the work; each group reads everything. Unset: relay.")
     ] = None,
     name: Annotated[
         str | None, typer.Option(help="How the keys in the broker begin; else as AGENTBUS_BROKER_NAME says.")
@@ -63,6 +64,8 @@ def _work(url: str, settings: Settings, group: str, *, metrics: bool, until_empt
     from otel_agentbus.relay import relay as work
 
     _say_warnings()
+    if settings.exports_traces:  # else there is something more important to say
+        typer.echo(f"Relaying from {masked(url)} as a worker of the group {group}; Ctrl-C ends it.", err=True)
     with _stopped_by_signals() as stop:
         done = work(
             url,
@@ -109,6 +112,7 @@ class _Progress:
     def __init__(self) -> None:
         self._events = self._spans = 0
         self._seconds = 0.0
+        self._said = ""
 
     def __call__(self, report: Report) -> None:
         seconds = report.seconds - self._seconds
@@ -116,11 +120,13 @@ class _Progress:
         spans = (report.done.spans - self._spans) / seconds
         self._events, self._spans, self._seconds = report.done.events, report.done.spans, report.seconds
         shards = f"{report.shards} of {counted(report.of, 'shard')}"
-        typer.echo(
+        said = (
             f"{events:,.0f} events/s, {spans:,.0f} spans/s, {report.lag:,} waiting, "
-            f"{counted(report.open_runs, 'run')} open, {shards}",
-            err=True,
+            f"{counted(report.open_runs, 'run')} open, {shards}"
         )
+        if said != self._said:  # where nothing happens, once is enough
+            self._said = said
+            typer.echo(said, err=True)
 
 
 def _said(done: Relayed) -> str:
@@ -153,7 +159,8 @@ def _show_status(url: str, settings: Settings, group: str | None) -> None:
         groups = [group] if group else journal.groups() or ["relay"]
         found = {each: status_of(journal_of(each)) for each in groups}
     except OSError as error:
-        raise ConfigurationError(f"The broker {journal.url} does not answer: {error}.") from None
+        why = (error.strerror or str(error)).rstrip(".")
+        raise ConfigurationError(f"The broker {journal.url} does not answer: {why}.") from None
     with quietly_ended():
         for each, shards in found.items():
             _show_group(each, shards, output)

@@ -69,7 +69,8 @@ class Feed:
         self._broker = settings.broker
         self._settings = settings
         self._describe = describe
-        describe()  # now: what describes a process cannot be found out any more when the interpreter ends
+        # Now: what describes a process cannot be found out any more when the interpreter ends.
+        self._described = describe()
         self._renew()
 
     def _renew(self) -> None:
@@ -95,14 +96,18 @@ class Feed:
         self.written = 0
         #: How often it did not, by reason.
         self.failures: Counter[str] = Counter()
-        self._failing = 0
+        self._failing = self._attempts = 0
+        self._failed_attempt = 0
         self._retry_at = 0.0
         self._adopted_at = -math.inf
         self._warned: float | None = None
 
     def _opening(self) -> tuple[str, bytes]:
-        opening = self._describe()
-        return opening.source, opening.write()
+        try:
+            self._described = self._describe()
+        except Exception:  # noqa: BLE001 - a provider may be anybody's; what it said before is better than nothing
+            _log.warning("This process cannot be described anew", exc_info=True)
+        return self._described.source, self._described.write()
 
     def _new_outbox(self) -> Outbox | None:
         settings = self._settings
@@ -111,7 +116,7 @@ class Feed:
         who = re.sub(r"//[^/@]*@", "//", self._broker)  # with a new password it is the same broker
         told = f"{who}\n{settings.broker_name}".encode("utf-8", "backslashreplace")
         return Outbox(
-            settings.spool / f"events-{blake2b(told, digest_size=8).hexdigest()}",
+            settings.spool / "events" / blake2b(told, digest_size=8).hexdigest(),  # apart from the spools of spans
             max_bytes=settings.spool_max_bytes,
             max_age=settings.spool_max_age,
             opening=self._opening,
@@ -159,6 +164,7 @@ class Feed:
 
     def _send(self) -> None:
         """Send some of what is on disk, which is older, and else of what is in memory."""
+        self._attempts += 1
         try:
             if self._send_kept():
                 self._send_waiting()
@@ -225,6 +231,7 @@ class Feed:
         first, longest = RETRY_S
         self._retry_at = time.monotonic() + min(first * 2 ** min(self._failing, 16), longest)
         self._failing += 1
+        self._failed_attempt = self._attempts
         self._warn(f"The broker {self._journal.url} does not take events ({reason}); they wait", error)
 
     def _warn(self, sentence: str, error: Exception) -> None:
@@ -262,12 +269,18 @@ class Feed:
     # -- life ----------------------------------------------------------------------------------------------------------
 
     def flush(self, deadline: float) -> bool:
-        """Have what was given until now written by then (`time.monotonic()`); whether the broker has all of it."""
+        """Have what was given until now written by then (`time.monotonic()`); whether the broker has all of it.
+
+        A broker that was away before, and still is, is not waited for.
+        """
         given, lost = self._line.given, self._line.dropped.total()
+        away, attempts = self._failing > 0, self._attempts
         self._retry_at = 0.0
         while not (done := self._line.is_through(given) and not self.kept) and time.monotonic() < deadline:
+            if away and self._failed_attempt > attempts:
+                break
             if self._ending and self._retry_at > time.monotonic():
-                break  # the broker is away, and the disk is there
+                break  # the disk is there
             self._step(deadline)
         return done and self._line.dropped.total() == lost
 

@@ -16,8 +16,8 @@ from .trees import Known, Trees
 
 _log = logging.getLogger("otel_agentbus.relay")
 
-#: How many entries, and how many bytes of them, are taken at once, about.
-MOST, MOST_BYTES = 1_000, 8 * 1024 * 1024
+#: How many entries are taken at once: at first, and at most; and how many bytes of them, about.
+FIRST, MOST, MOST_BYTES = 100, 1_000, 8 * 1024 * 1024
 #: Seconds between two looks for trees of which nothing is heard, and how many of them are looked at.
 LOOK_S, LOOKED_AT = 1.0, 200
 
@@ -57,7 +57,7 @@ class Shard:
         self._ttl_ms = round(settings.run_ttl * 1000)
         self._counting = ShardCounting(settings, lease.counters()) if metrics else None
         self._trees = Trees(_Store(lease), makers, self._ttl_ms, self._counting)
-        self._most = MOST
+        self._most = min(FIRST, MOST)
         self._look_at = 0.0
 
     @property
@@ -119,10 +119,8 @@ class Shard:
                 self._look_at = 0.0
 
     def _next_most(self, size: int, number: int) -> int:
-        """How many entries to take the next time, so that they are not too many bytes."""
-        if size > MOST_BYTES:
-            return max(number // 2, 1)
-        return min(self._most * 2, MOST)
+        """How many entries to take the next time, so that they are not too many bytes, if they are like these."""
+        return max(min(MOST, MOST_BYTES * number // size), 1) if size else self._most
 
     def _acknowledge(self, position: str, kept: Kept, go_on: Callable[[], bool]) -> None:
         delay = FIRST_S

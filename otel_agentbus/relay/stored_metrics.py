@@ -34,6 +34,7 @@ from .._version import __version__
 from ..errors import ConfigurationError
 from ..settings import Settings
 from ..telemetry import instruments
+from ..telemetry.senders.quiet import suppressed
 from .series import Counters, Total, began, totals
 
 if TYPE_CHECKING:
@@ -129,7 +130,8 @@ class StoredMetrics:
         with self._lock:
             self.exports += 1
             try:
-                taken = self._export()
+                with suppressed():
+                    taken = self._export()
             except Exception:  # noqa: BLE001 - neither a store nor an endpoint that is away may end a worker
                 taken = False
                 self._complain("The counters could not be exported; the next export has them, too")
@@ -158,7 +160,8 @@ class StoredMetrics:
 
     def _has_turn(self, seconds: float | None = None) -> bool:
         try:
-            return self._store.turn("metrics", self._worker, seconds or max(1.0, self._interval) * PATIENCE)
+            with suppressed():
+                return self._store.turn("metrics", self._worker, seconds or max(1.0, self._interval) * PATIENCE)
         except OSError:
             self._complain("The store does not answer: no counters are exported meanwhile")
             return False

@@ -70,7 +70,20 @@ class Tree:
 
     """
 
-    __slots__ = ("_count", "_due", "_failed", "_voices", "fresh", "kept", "key", "last_ms", "lasting", "late", "weight")
+    __slots__ = (
+        "_busy",
+        "_count",
+        "_due",
+        "_failed",
+        "_voices",
+        "fresh",
+        "key",
+        "last_ms",
+        "lasting",
+        "late",
+        "open_spans",
+        "weight",
+    )
 
     def __init__(self, key: str, *, late: bool, count: Callable[[str], None], failed: Callable[[], None]) -> None:
         self.key = key
@@ -78,16 +91,18 @@ class Tree:
         self._count = count
         self._failed = failed
         self._voices: dict[str, _Voice] = {}
+        #: Those in which something is open, or waits.
+        self._busy: set[str] = set()
         #: The voices that have something to judge, and when.
         self._due: dict[str, int] = {}
-        #: Its entries that are not in the store yet, and whether others are.
+        #: Its entries that are not in the store yet.
         self.fresh: list[Entry] = []
-        self.kept = False
         #: When it was last heard of, in the stream's time.
         self.last_ms = 0
         #: Whether it is to be remembered when it is over, so that no end makes a second span.
         self.lasting = late
-        #: How much memory it takes, in open spans.
+        #: How many spans have begun in it and not ended; how much memory it was last taken to need, in spans.
+        self.open_spans = 0
         self.weight = 1
 
     def apply(self, entry: Entry, event: Event, maker: Maker) -> None:
@@ -104,48 +119,48 @@ class Tree:
         voice.ms = self.last_ms = ms
         if event.__class__ in _TELLING:
             self.lasting = True
-        self._isolated(voice.machine.apply, event)
-        self._look(entry.source, voice)
+        self._tell(entry.source, voice.machine.apply, event)
 
     def judge(self, now_ms: int) -> None:
         """Let the time of the stream pass."""
         for source, due_ms in list(self._due.items()):
             if due_ms <= now_ms:
                 voice = self._voices[source]
-                self._isolated(voice.machine.expire, voice.now_ns(now_ms))
-                self._look(source, voice)
+                self._tell(source, voice.machine.expire, voice.now_ns(now_ms))
 
     def close(self) -> None:
         """Nothing more is to come: what is open was interrupted when it was last heard of."""
         for source in sorted(self._voices):
-            self._isolated(self._voices[source].machine.close)
-        self._voices.clear()
+            self._tell(source, self._voices[source].machine.close)
+        self._busy.clear()  # a deployment that has failed waits for its recovery even then
         self._due.clear()
 
     @property
     def is_idle(self) -> bool:
         """Whether nothing is open in it or waits for anything."""
-        return all(voice.machine.is_idle for voice in self._voices.values())
+        return not self._busy
 
     @property
     def due_ms(self) -> int | None:
         """When there is something to judge, in the stream's time; None where nothing waits for its grace."""
         return min(self._due.values()) if self._due else None
 
-    @property
-    def open_spans(self) -> int:
-        """How many spans have begun in it and not ended."""
-        return sum(voice.machine.open_spans for voice in self._voices.values())
-
-    def _look(self, source: str, voice: _Voice) -> None:
+    def _tell(self, source: str, function: Callable[..., None], *arguments: object) -> None:
+        """Have a voice's machine do this, and see how it stands then."""
+        voice = self._voices[source]
+        machine = voice.machine
+        before = machine.open_spans
+        try:
+            function(*arguments)
+        except Exception:  # noqa: BLE001 - an event may be anything; the next one must not suffer
+            self._failed()
+        self.open_spans += machine.open_spans - before
+        if machine.is_idle:
+            self._busy.discard(source)
+        else:
+            self._busy.add(source)
         due_ms = voice.due_ms()
         if due_ms is not None:
             self._due[source] = due_ms
         elif self._due:
             self._due.pop(source, None)
-
-    def _isolated(self, function: Callable[..., None], *arguments: object) -> None:
-        try:
-            function(*arguments)
-        except Exception:  # noqa: BLE001 - an event may be anything; the next one must not suffer
-            self._failed()

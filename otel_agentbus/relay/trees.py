@@ -171,7 +171,6 @@ class Trees:
         tree.judge(now_ms)
         if not tree.is_idle and now_ms - tree.last_ms > self._ttl_ms:
             tree.close()
-            tree.lasting = True
             self.counts["expired"] += 1
         return self._settle(tree)
 
@@ -226,7 +225,6 @@ class Trees:
                     continue
                 tree.judge(entry.ms)
                 self._apply(tree, entry, event)
-        tree.kept = True
         self._weigh(tree)
 
     @contextmanager
@@ -303,7 +301,7 @@ class Trees:
         """The store has it."""
         for key in self._changed:
             tree = self._trees[key]
-            tree.kept, tree.fresh = True, []
+            tree.fresh = []
         self._changed.clear()
         self._ended.clear()
         self._heard.clear()

@@ -188,6 +188,13 @@ class Worker:
         except Undelivered:
             self._drop(number)
             return False
+        except OSError:
+            raise
+        except Exception:  # noqa: BLE001 - whatever is wrong with one shard, the others go on
+            _log.exception("Shard %d cannot be worked off; it is tried again", number)
+            self._drop(number)
+            self._look_at = time.monotonic() + LONGEST_S
+            return False
         if done is None:
             return False
         self.done.add(done)
@@ -218,7 +225,8 @@ class Worker:
     def _failed(self, error: OSError) -> float:
         if not self._away:
             self._away = True
-            _log.warning("The broker %s does not answer; the relay goes on when it does: %s", self._journal.url, error)
+            why = error.strerror or error
+            _log.warning("The broker %s does not answer; the relay goes on when it does: %s", self._journal.url, why)
         self._delay = min(max(2 * self._delay, FIRST_S), LONGEST_S)
         return self._delay
 

@@ -21,6 +21,8 @@ HEADER = "baggage"
 HEADER_LIMIT, ENTRY_LIMIT, ENTRIES = 8192, 4096, 180
 
 _W3C = W3CBaggagePropagator()
+#: Under which a context has its baggage.
+_BAGGAGE = next(iter(baggage.set_baggage("name", "value", Context())))
 #: Under which a context has the entries that a carrier has brought, by name.
 _BROUGHT = create_key("agentbus.baggage")
 #: Under which a context has what tells it from others: contexts that are made from it have the same.
@@ -87,11 +89,19 @@ def is_within(context: Context, carrier: Context) -> bool:
     return context.get(_MARK) is carrier[_MARK]
 
 
-def outside(context: Context, before: Context) -> Context:
-    """A context that was made from a carrier's, as to what the carrier brought: as it was before."""
+def outside(context: Context, before: Context, *keys: str) -> Context:
+    """A context that was made from a carrier's: what that brought, and these keys, as they were before."""
     entries = {**baggage.get_all(withheld(context)), **_brought(before)}
-    context = _holding(entries, baggage.clear(context))
-    return Context({**context, _BROUGHT: _brought(before), _MARK: before.get(_MARK)})
+    reset = {_BAGGAGE, _BROUGHT, _MARK, *keys}
+    found = {key: value for key, value in context.items() if key not in reset}
+    found |= {key: before[key] for key in reset if key in before}
+    if not _same(entries, baggage.get_all(before)):
+        found[_BAGGAGE] = entries
+    return before if _same(found, before) else Context(found)
+
+
+def _same(one: Mapping[str, object], other: Mapping[str, object]) -> bool:
+    return one.keys() == other.keys() and all(one[key] is other[key] for key in one)
 
 
 def _brought(context: Context) -> Mapping[str, object]:

@@ -13,7 +13,7 @@ class ContextBoundary:
     __slots__ = ("_before", "_ended")
 
     def __init__(self) -> None:
-        self._before = get_current()
+        self._before = _outside(get_current())
         self._ended = False
         attach(Context({**self._before, _MARK: self}))
 
@@ -25,13 +25,14 @@ class ContextBoundary:
         self._ended = True
         now = get_current()
         if now.get(_MARK) is self or (here and _MARK not in now and _is_empty(self._before)):
-            attach(self._outside())
+            attach(_outside(self._before))
 
-    def _outside(self) -> Context:
-        before = self._before
-        while isinstance(above := before.get(_MARK), ContextBoundary) and above._ended:
-            before = above._before
-        return before
+
+def _outside(context: Context) -> Context:
+    """What was before boundaries that have ended: somebody may have gone back to inside of one afterwards."""
+    while isinstance(above := context.get(_MARK), ContextBoundary) and above._ended:
+        context = above._before
+    return context
 
 
 def _is_empty(context: Context) -> bool:

@@ -69,12 +69,17 @@ class ContentPolicy:
         self.on_events: Final = capture in ("EVENT_ONLY", "SPAN_AND_EVENT")
         self.truncated = 0
         self._broken = 0
+        self._redact = redact
         self._hook = Hook(redact, self.max_bytes)
         self._passages = Passages()
         self._error_texts = ErrorTexts(self._passages, self._hook, enabled=error_text)
         self._error_text = error_text
         self._runs: set[str | None] = set()  # the invocations whose lineage has been looked at
         self._names: set[str | None] = {None}  # the names that can be encoded
+
+    def anew(self, capture: Capture | None = None) -> ContentPolicy:
+        """The same policy with a memory of its own; it captures this instead, if that is given."""
+        return ContentPolicy(capture or self.capture, self.max_bytes, self._redact, self._error_text)
 
     @property
     def failures(self) -> int:

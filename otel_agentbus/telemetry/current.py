@@ -262,14 +262,14 @@ class CallerTracing:
         """Write the W3C trace context that is current here, and the baggage that may leave, into a carrier.
 
         Whoever gets both must find the `run`, and its `call`, in that trace: where another trace is current, their own
-        span counts, and nothing where their tree is not decided yet (its trace will be the one that its root's id gives).
+        span counts, and none where their tree is not decided yet (its trace will be the one that its root's id gives).
         """
         here = get_current()
         above = get_current_span(here).get_span_context()
         if run is not None and (run.id or run.trace):
             above = self._in_tree(above, run, call)
         told = _written(above) if above.is_valid else {}
-        if told or run is not None and run.id:
+        if told or (run is not None and run.id):
             for name in ("traceparent", "tracestate"):
                 if name in told:
                     carrier[name] = told[name]
@@ -320,8 +320,7 @@ class CallerTracing:
             if (here := get_current()) is entered:
                 attach(previous)
             elif is_within(here, entered):  # something was left open inside
-                here, span = outside(here, previous), here.get(SPAN_KEY)
-                attach(set_span_in_context(get_current_span(previous), here) if span is remote else here)
+                attach(outside(here, previous, *([SPAN_KEY] if here.get(SPAN_KEY) is remote else ())))
 
         return leave
 

@@ -25,7 +25,7 @@ from opentelemetry.trace import (
 
 from ..events import AgentEnd, Event, LlmResponse, ToolCall
 from .accounts import Account
-from .baggage import withheld
+from .baggage import outside, withheld
 from .content import ContentPolicy
 from .conventions import Conventions
 from .current import SPAN_KEY, Block, CallerTracing
@@ -142,6 +142,9 @@ def _leave(block: Block, span: Span) -> None:
         return
     while above is not None and above.ended and before.get(SPAN_KEY) is getattr(above, "span", None):
         before, above = getattr(above, "base", before), above.parent
+    if block.kind == "llm":  # which began without what carriers have brought
+        attach(outside(here, before, SPAN_KEY))
+        return
     others = here.keys() - {SPAN_KEY}
     untouched = others == before.keys() - {SPAN_KEY} and all(here[key] is before[key] for key in others)
     attach(before if untouched else set_span_in_context(get_current_span(before), here))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -15,15 +14,18 @@ import celery  # type: ignore[import-untyped, unused-ignore]
 import pytest
 from celery import signals
 from celery.result import AsyncResult  # type: ignore[import-untyped, unused-ignore]
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 import otel_agentbus as agentbus
 from otel_agentbus import current, testing
 from otel_agentbus.adapters import celery as adapter
 from otel_agentbus.testing import wait_until
 
-from ..receivers import HttpReceiver, Reply, closed_port
+from ..receivers import HttpReceiver, Reply, closed_port, in_a_process_of_its_own
 from .backends import Collector, Jaeger
-from .queued import Arrived, Place, arrived, going_on, place_of, wait_for
+from .queued import Arrived, Place, arrived, environment, going_on, place_of, wait_for
 
 TASKS = "tests.integration.programs.celery_tasks"
 POOLS = {
@@ -211,7 +213,6 @@ def test_a_task_that_was_sent_outside_of_any_run_is_a_fresh_root(
     [
         {"agentbus": "garbage", "traceparent": "garbage"},
         {"agentbus": ["1;", 7], "traceparent": {"a": "b"}},
-        {"agentbus": "1;;;;;;;", "traceparent": "00-" + "0" * 32 + "-" + "0" * 16 + "-01"},
     ],
 )
 def test_a_task_with_garbage_in_its_headers_runs_as_a_fresh_root(
@@ -257,8 +258,13 @@ def test_what_a_task_leaves_open_is_no_parent_of_the_next_one_in_its_process(
 # -- nothing is lost ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("pool", POOLS)
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT])
+@pytest.mark.parametrize(
+    ("number", "pool"),  # with the solo pool, Celery itself does not survive a cold shutdown while a task runs
+    [
+        *((signal.SIGTERM, pool) for pool in POOLS),
+        *((signal.SIGQUIT, pool) for pool in ("prefork", "threads")),
+    ],
+)
 def test_a_worker_that_is_ended_right_after_a_task_loses_nothing(
     number: signal.Signals, pool: str, client: celery.Celery, redis_url: str, receiver: HttpReceiver, tmp_path: Path
 ) -> None:
@@ -377,6 +383,22 @@ def test_nothing_is_carried_once_it_is_switched_off(client: celery.Celery, publi
     assert "agentbus" not in published[0]
 
 
+def test_a_worker_that_has_finished_flushes_and_a_process_of_its_pool_has_nothing_of_its_parent_and_closes(
+    client: celery.Celery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with testing.capture(exit_timeout=1.5) as seen:
+        called: list[tuple[str, tuple[float, ...]]] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(seen.bus, "flush", lambda *timeout: called.append(("flush", timeout)))
+            patch.setattr(seen.bus, "close", lambda *timeout: called.append(("close", timeout)))
+            signals.worker_shutdown.send(sender=None)
+            signals.worker_process_shutdown.send(sender=None)
+        agentbus.Invocation.root(agent="the parent's").push()
+        signals.worker_process_init.send(sender=None)
+        assert current() is None
+    assert called == [("flush", (1.5,)), ("close", ())]
+
+
 def test_eager_tasks_are_plain_children(client: celery.Celery) -> None:
     client.conf.task_always_eager = True
 
@@ -396,16 +418,73 @@ def test_eager_tasks_are_plain_children(client: celery.Celery) -> None:
     assert parents == [tool, tool]
 
 
+# -- beside OpenTelemetry's own instrumentation of Celery --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pool", ["solo", "prefork"])
+@pytest.mark.parametrize("order", ["theirs first", "ours first"])
+def test_the_queues_own_spans_and_ours_are_in_one_trace_and_nothing_stays_current(
+    order: str, pool: str, client: celery.Celery, redis_url: str, receiver: HttpReceiver
+) -> None:
+    theirs = pytest.importorskip("opentelemetry.instrumentation.celery").CeleryInstrumentor()
+    sent, provider = InMemorySpanExporter(), TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(sent))
+    with worker(redis_url, receiver.url, *(POOLS if pool == "solo" else {"prefork": ONE})[pool], CELERY_ALSO=order):
+        theirs.instrument(tracer_provider=provider)
+        observing = adapter.instrument()  # the second one: where ours come first, they were there before
+        try:
+            with enqueuer() as place:
+                result = send(client, "fail_three_times")
+        finally:
+            theirs.uninstrument()
+            observing.off()
+        assert get(result) == 3
+        alone = send(client, "where")
+        get(alone)
+    (producer,) = (place_of(span) for span in sent.get_finished_spans())
+    first, *retries, root = wait_for(receiver, WORKER, 5)
+    assert producer.trace_id == place[0].trace_id
+    assert (first.place.trace_id, first.parent) == astuple(place[0])
+    runs = {span.place.span_id: span for span in arrived(receiver) if span.name.startswith("run/")}
+    assert len(runs) == 5
+    assert {span.place.trace_id for span in retries} == {place[0].trace_id}  # the queue's own trace goes on
+    for retry in retries:
+        assert retry.links == (Place(place[0].trace_id, retry.links[0].span_id),)
+        assert retry.parent in runs
+    assert root.parent in runs
+    assert root.place.trace_id != place[0].trace_id
+    assert runs[str(root.parent)].parent is None
+
+
 # -- in a real backend -------------------------------------------------------------------------------------------------
 
 
-def test_jaeger_has_the_task_in_the_trace_of_its_sender(
-    client: celery.Celery, redis_url: str, collector: Collector, jaeger: Jaeger
-) -> None:
-    with enqueuer() as place:
-        result = send(client, "research", "sea")
-    with worker(redis_url, collector.otlp_http_endpoint):
-        get(result)
-    spans = jaeger.trace(place[0].trace_id, 2)
-    assert {(span.name, span.parent_span_id) for span in spans if span.name == WORKER} == {(WORKER, place[0].span_id)}
-    assert os.getpid() not in {span.resource.get("process.pid") for span in spans}
+SENDER = f"""
+import json, os
+import celery
+import otel_agentbus as agentbus
+from otel_agentbus.adapters import celery as adapter
+
+adapter.instrument()
+client = celery.Celery(broker=os.environ["CELERY_URL"])
+with agentbus.connect(), agentbus.agent("planner") as run, run.tool("delegate"):
+    client.send_task("{TASKS}.delegate", ("sea",))
+    print(json.dumps(agentbus.inject({{}})["traceparent"].split("-")[1]))
+"""
+
+
+def test_jaeger_has_one_tree_of_the_sender_and_two_tasks(redis_url: str, collector: Collector, jaeger: Jaeger) -> None:
+    variables = environment(collector.otlp_http_endpoint)
+    sent = {name: text for name, text in variables.items() if name.startswith("OTEL_")}
+    trace_id = in_a_process_of_its_own(SENDER, CELERY_URL=redis_url, **sent)
+    with worker(redis_url, collector.otlp_http_endpoint, *POOLS["prefork"]):
+        spans = jaeger.trace(trace_id, 6, timeout=40.0)
+    names = {span.span_id: span.name for span in spans}
+    assert {(span.name, names.get(span.parent_span_id or "")) for span in spans} == {
+        ("invoke_agent planner", None),
+        ("execute_tool delegate", "invoke_agent planner"),
+        ("invoke_agent middle", "execute_tool delegate"),
+        ("execute_tool delegate further", "invoke_agent middle"),
+        (WORKER, "execute_tool delegate further"),
+        ("chat gpt-5-mini", WORKER),
+    }

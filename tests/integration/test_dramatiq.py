@@ -22,9 +22,9 @@ from otel_agentbus import current, testing
 from otel_agentbus.adapters import dramatiq as adapter
 from otel_agentbus.testing import wait_until
 
-from ..receivers import HttpReceiver, Reply, closed_port
+from ..receivers import HttpReceiver, Reply, closed_port, in_a_process_of_its_own
 from .backends import Collector, Jaeger
-from .queued import Arrived, Place, arrived, going_on, place_of, wait_for
+from .queued import Arrived, Place, arrived, environment, going_on, place_of, wait_for
 
 ACTORS = "tests.integration.programs.dramatiq_actors"
 WORKER = "invoke_agent researcher"
@@ -253,14 +253,38 @@ def test_an_endpoint_that_hangs_keeps_no_worker_from_its_end(
         assert process.wait(30) == 0
 
 
-def test_jaeger_has_the_message_in_the_trace_of_its_sender(
-    broker: RedisBroker, redis_url: str, collector: Collector, jaeger: Jaeger
+SENDER = """
+import json, os
+import dramatiq
+from dramatiq.brokers.redis import RedisBroker
+import otel_agentbus as agentbus
+from otel_agentbus.adapters import dramatiq as adapter
+
+adapter.instrument()
+broker = RedisBroker(url=os.environ["DRAMATIQ_URL"])
+broker.declare_queue("default")
+with agentbus.connect(), agentbus.agent("planner") as run, run.tool("delegate"):
+    broker.enqueue(dramatiq.Message("default", "delegate", ("sea",), {}, {}))
+    print(json.dumps(agentbus.inject({})["traceparent"].split("-")[1]))
+"""
+
+
+def test_jaeger_has_one_tree_of_the_sender_and_two_messages(
+    redis_url: str, collector: Collector, jaeger: Jaeger
 ) -> None:
-    with enqueuer() as top:
-        send(broker, "research", "sea")
+    variables = environment(collector.otlp_http_endpoint)
+    sent = {name: text for name, text in variables.items() if name.startswith("OTEL_")}
+    trace_id = in_a_process_of_its_own(SENDER, DRAMATIQ_URL=redis_url, **sent)
     with worker(redis_url, collector.otlp_http_endpoint):
-        spans = jaeger.trace(top[0].trace_id, 2, timeout=40.0)
-    assert [span.parent_span_id for span in spans if span.name == WORKER] == [top[0].span_id]
+        spans = jaeger.trace(trace_id, 5, timeout=40.0)
+    names = {span.span_id: span.name for span in spans}
+    assert {(span.name, names.get(span.parent_span_id or "")) for span in spans} == {
+        ("invoke_agent planner", None),
+        ("execute_tool delegate", "invoke_agent planner"),
+        ("invoke_agent middle", "execute_tool delegate"),
+        ("execute_tool delegate further", "invoke_agent middle"),
+        (WORKER, "execute_tool delegate further"),
+    }
 
 
 # -- the middleware ----------------------------------------------------------------------------------------------------
@@ -318,11 +342,18 @@ def test_what_is_carried_is_plain_strings_beside_options_that_stay(stub: StubBro
     assert set(carried) == {"traceparent", "agentbus"}
     assert {type(text) for text in carried.values()} == {str}
     assert carried["agentbus"].split(";")[1] == run.id
-    assert json.loads(sent.encode())["options"] == sent.options == again.options
+    assert json.loads(sent.encode())["options"] == sent.options
+    assert again.options["agentbus"] == carried
 
 
 class Skip(Middleware):
-    """Skips what is called so."""
+    """Skips what is called so, and looks what is current after the rest."""
+
+    def __init__(self) -> None:
+        self.current_after: list[object] = []
+
+    def after_process_message(self, *_: Any, **__: Any) -> None:
+        self.current_after.append(current())
 
     def before_process_message(self, broker: dramatiq.Broker, message: Any) -> None:
         if message.kwargs.get("skip"):
@@ -331,9 +362,10 @@ class Skip(Middleware):
 
 @pytest.mark.parametrize("first", [True, False])
 def test_messages_that_are_skipped_and_middleware_that_is_there_twice_leave_nothing_behind(
-    first: bool, stub: StubBroker
+    first: bool, stub: StubBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kinds: list[Middleware] = [adapter.AgentBusMiddleware(), Skip(), adapter.AgentBusMiddleware()]
+    skip = Skip()
+    kinds: list[Middleware] = [adapter.AgentBusMiddleware(), skip, adapter.AgentBusMiddleware()]
     for each in kinds if first else kinds[1:]:
         stub.add_middleware(each)
     roots: list[str | None] = []
@@ -346,14 +378,20 @@ def test_messages_that_are_skipped_and_middleware_that_is_there_twice_leave_noth
     running = dramatiq.Worker(stub, worker_timeout=50, worker_threads=1)
     running.start()
     try:
-        with testing.capture():
+        with testing.capture(exit_timeout=1.5) as seen:
             for name in ("one", "two"):
                 with agentbus.agent(name, invocation_id=name):
                     research.send(skip=True)
                     research.send()
             stub.join("default")
             running.join()
+            flushed: list[float] = []
+            with monkeypatch.context() as patch:
+                patch.setattr(seen.bus, "flush", flushed.append)
+                running.stop()
     finally:
         running.stop()
+    assert set(flushed) == {1.5}
     assert roots == ["one", "two"]
+    assert skip.current_after == [None, None]
     assert adapter._begun == {}

@@ -1,4 +1,4 @@
-"""The programs of the page about job queues, run as they stand there: one asks, the worker does, and it is one trace."""
+"""The programs of the page about job queues, run as they stand there: one asks, the worker does, in one trace."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_the_programs_of_a_section_make_one_trace(section: str, worker: str, red
     module, small = COMMANDS[name]
     with HttpReceiver() as receiver:
         run_to_end([str(tmp_path / "ask.py")], receiver.url, 60.0, PYTHONPATH=path)
-        with going_on([*module, *arguments, *small], receiver.url, PYTHONPATH=path):
+        with going_on([*module, *arguments, *small], receiver.url, PYTHONPATH=path, OTEL_BSP_SCHEDULE_DELAY="100"):
             (agent,) = wait_for(receiver, "invoke_agent researcher")
         (tool,) = arrived(receiver, "execute_tool delegate")
     assert (agent.place.trace_id, agent.parent, agent.links) == (tool.place.trace_id, tool.place.span_id, ())

@@ -82,7 +82,7 @@ class Model(RuleBasedStateMachine):
         return any(group.lease is not None for group in self.groups.values())
 
     def _owner(self, name: str) -> tuple[Group, Lease]:
-        """This group, or the other one where only that has a worker."""
+        """The group, or the other one where only that has a worker."""
         group = self.groups.get(name)
         if group is None or group.lease is None:
             group = next(each for each in self.groups.values() if each.lease is not None)
@@ -105,6 +105,7 @@ class Model(RuleBasedStateMachine):
         ids = [number.decode() for number, _ in self._stored()][-len(keys) :]
         self.entries += [Entry(*each) for each in zip(ids, keys, [source] * len(keys), datas, strict=True)]
 
+    @precondition(lambda self: len(self.groups) < 2 or any(each.lease is None for each in self.groups.values()))
     @rule(name=GROUPS)
     def claim(self, name: str) -> None:
         lease = self.journals[name].shard(0).claim(f"worker of {name}", 60)

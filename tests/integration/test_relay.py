@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from otel_agentbus import Settings
+from otel_agentbus.events import LlmResponse
 from otel_agentbus.journal.redis import RedisJournal
 from otel_agentbus.recording import record_of
 from otel_agentbus.relay import Relayed, relay
@@ -62,9 +63,15 @@ class Running:
     def err(self) -> str:
         return self._err.read_text()
 
+    def wait(self) -> int:
+        """Its exit code, when it has ended."""
+        self.popen.communicate(timeout=PATIENCE_S)
+        return self.popen.returncode
+
     def end(self, number: int = signal.SIGTERM) -> int:
+        """Its exit code, when it has ended upon this signal."""
         self.popen.send_signal(number)
-        return self.popen.wait(PATIENCE_S)
+        return self.wait()
 
 
 class Workers:
@@ -103,8 +110,7 @@ class Workers:
 
     def end(self) -> None:
         for running in self._running:
-            if running.popen.poll() is None:
-                running.popen.kill()
+            running.popen.kill()
             running.popen.communicate()
 
 
@@ -154,9 +160,20 @@ def contents(collector: Collector, roots: set[str], directory: Path) -> dict[str
     return found
 
 
+class Named(Program):
+    """A random program whose runs have names of their own."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        super().__init__(seed, 3)
+
+    def fresh(self, kind: str) -> str:
+        return f"{super().fresh(kind)} of {self.seed}"
+
+
 def write(url: str, seed: int = 5) -> dict[bytes, bytes]:
     """Write the events of a random program; gives the spans that a live process makes of them."""
-    program = Program(seed, 3)
+    program = Named(seed)
     for emitter in program.emitters:
         name = f"{emitter.name}-{seed}"
         for event in emitter.events:
@@ -181,11 +198,11 @@ def received(receiver: HttpReceiver) -> dict[bytes, bytes]:
 
 
 @contextmanager
-def relaying(url: str, endpoint: str, **options: Any) -> Iterator[threading.Event]:
+def relaying(url: str, endpoint: str, interval_ms: float = 60_000.0, **options: Any) -> Iterator[threading.Event]:
     """A worker in a thread; what it has done is asserted on by what it has sent."""
     stop = threading.Event()
-    settings = Settings(endpoint=endpoint)
     with ThreadPoolExecutor(1) as thread:
+        settings = Settings(endpoint=endpoint, metric_interval_ms=interval_ms)
         working = thread.submit(relay, url, settings=settings, lease=LEASE_S, stop=stop, **options)
         try:
             yield stop
@@ -207,7 +224,7 @@ def test_two_workers_share_and_one_takes_over_what_a_killed_one_had(
     emitters = [workers.troupe(name, 20) for name in names]
     assert wait_until(lambda: all(len(workers.told(name)) > 200 for name in names), PATIENCE_S)
     first.popen.kill()
-    assert [emitter.popen.wait(PATIENCE_S) for emitter in emitters] == [0, 0]
+    assert [emitter.wait() for emitter in emitters] == [0, 0]
     assert wait_until(lambda: not lag(workers.url), PATIENCE_S)
     assert len(set(owners(workers.url))) == 1
     assert second.end() == 0
@@ -220,6 +237,24 @@ def test_two_workers_share_and_one_takes_over_what_a_killed_one_had(
     assert {span: said for span, said in sent.items() if len(said) > 1} == {}
 
 
+def test_a_worker_that_was_away_for_too_long_leaves_its_shards_to_others(redis_url: str, tmp_path: Path) -> None:
+    with HttpReceiver() as receiver:
+        found = Workers(tmp_path, redis_url, receiver.url)
+        try:
+            first, second = found.worker(), found.worker()
+            assert wait_until(lambda: shared_by(redis_url, 2), PATIENCE_S)
+            first.popen.send_signal(signal.SIGSTOP)
+            wanted = write(redis_url, 5)
+            assert wait_until(lambda: not lag(redis_url) and len(set(owners(redis_url))) == 1, PATIENCE_S)
+            first.popen.send_signal(signal.SIGCONT)
+            wanted |= write(redis_url, 6)
+            assert wait_until(lambda: shared_by(redis_url, 2) and not lag(redis_url), PATIENCE_S)
+            assert (first.end(), second.end()) == (0, 0)
+            assert received(receiver).keys() == wanted.keys()
+        finally:
+            found.end()
+
+
 def test_a_run_that_pauses_is_whole_however_often_workers_change(workers: Workers, jaeger: Jaeger) -> None:
     name = f"paused-{uuid.uuid4().hex[:8]}"
     emitter = workers.paused(name)
@@ -228,10 +263,10 @@ def test_a_run_that_pauses_is_whole_however_often_workers_change(workers: Worker
         assert wait_until(lambda: "paused" in emitter.out and not lag(workers.url), PATIENCE_S)
         assert wait_until(lambda: None not in owners(workers.url), PATIENCE_S)
         assert worker.end() == 0
-    emitter.popen.communicate(b"\n", PATIENCE_S)
+    emitter.popen.communicate(b"\n", timeout=PATIENCE_S)
     assert emitter.popen.returncode == 0
     worker = workers.worker("--until-empty")
-    assert worker.popen.wait(PATIENCE_S) == 0
+    assert worker.wait() == 0
     spans = {span.span_id: span for span in jaeger.trace(trace_id(name), spans=5)}
     rows = sorted(
         (span.name, spans[span.parent_span_id].name if span.parent_span_id else "") for span in spans.values()
@@ -312,6 +347,32 @@ def test_a_broker_that_is_away_is_waited_for(
     assert caplog.text.count("answers again") == 1
 
 
+def test_metrics_are_counted_once_whoever_reads_and_however_often(redis_url: str) -> None:
+    calls = sum(isinstance(event, LlmResponse) for seed in (5, 6) for event in Named(seed).events)
+    assert calls > 10
+    with HttpReceiver({TRACES: Reply(503)}) as receiver:
+        write(redis_url, 5)
+        write(redis_url, 6)
+        for replies in ({TRACES: Reply(503)}, {}):  # the first worker reads, and delivers nothing
+            receiver.replies = replies
+            with relaying(redis_url, receiver.url, interval_ms=100.0, metrics=True):
+                assert wait_until(lambda: counted(receiver) == calls or len(receiver.of(TRACES)) > 2, PATIENCE_S)
+        with relaying(redis_url, receiver.url, interval_ms=100.0, metrics=True):
+            assert wait_until(lambda: counted(receiver) == calls, PATIENCE_S), counted(receiver)
+        assert not lag(redis_url)
+
+
+def counted(receiver: HttpReceiver) -> float:
+    """How many model calls the endpoint was told of last."""
+    found = 0.0
+    for request in receiver.of("/v1/metrics"):
+        for of_resource in request.message.resource_metrics:
+            for metric in of_resource.scope_metrics[0].metrics:
+                if metric.name == "agentbus.llm.calls":
+                    found = sum(point.as_int or point.as_double for point in metric.sum.data_points)
+    return found
+
+
 def test_a_worker_that_is_stopped_ends_with_0_and_lets_go(workers: Workers) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         worker = workers.worker()
@@ -325,13 +386,13 @@ def test_the_status_says_of_each_shard_who_has_it_and_what_waits(workers: Worker
     write(workers.url)
     events = lag(workers.url)
     status = workers.worker("--status")
-    assert status.popen.wait(PATIENCE_S) == 0
+    assert status.wait() == 0
     assert status.out.startswith("Group relay\n")
     assert re.search(rf"^total +{events} +\S+ +0 +0 +0$", status.out, re.MULTILINE)
     worker = workers.worker("--group", "second")
     assert wait_until(lambda: None not in owners(workers.url, "second") and not lag(workers.url, "second"), PATIENCE_S)
     status = workers.worker("--status")
-    assert status.popen.wait(PATIENCE_S) == 0
+    assert status.wait() == 0
     (owner,) = set(owners(workers.url, "second"))
     assert status.out.startswith("Group second\n")
     assert status.out.count(str(owner)) == SHARDS
@@ -341,11 +402,11 @@ def test_the_status_says_of_each_shard_who_has_it_and_what_waits(workers: Worker
 
 def test_a_broker_that_is_not_there_is_a_sentence_and_2(tmp_path: Path) -> None:
     found = Running(tmp_path, {}, "otel_agentbus", "relay", "--status", "--from", "redis://127.0.0.1:9/0")
-    assert found.popen.wait(PATIENCE_S) == 2
+    assert found.wait() == 2
     assert found.err.startswith("The broker redis://127.0.0.1:9/0 does not answer")
     found = Running(tmp_path, {}, "otel_agentbus", "relay", "--from", "redis://127.0.0.1:9/0")
-    assert found.popen.wait(PATIENCE_S) == 2
+    assert found.wait() == 2
     assert found.err.startswith("There is nowhere to send spans to: ")
     found = Running(tmp_path, {}, "otel_agentbus", "relay")
-    assert found.popen.wait(PATIENCE_S) == 2
+    assert found.wait() == 2
     assert found.err.startswith("Which broker?")

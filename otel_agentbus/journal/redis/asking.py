@@ -39,7 +39,6 @@ class Asking:
                 socket_connect_timeout=timeout,
                 socket_keepalive=True,
                 retry=Retry(NoBackoff(), 0),  # else it waits for seconds, and sends again what was done
-                client_name="otel-agentbus",
             )
         except (ValueError, TypeError):  # its sentence may have the password
             raise ConfigurationError(

@@ -15,7 +15,7 @@ from ..protocol import Position, Record
 from .asking import Asking, Word, good, words_of
 from .entries import Names, parts_of, place_of, position_of, shard_of, to_bytes, to_text
 from .leases import Lease, LeaseLost
-from .scripts import APPEND, TURN
+from .scripts import APPEND, HEARTBEAT, TURN
 from .shards import ShardLog
 
 _log = logging.getLogger("otel_agentbus.journal")
@@ -160,7 +160,9 @@ class RedisJournal:
         return ("HSETNX", self._names.meta, "shards", self._wanted), ("HGET", self._names.meta, "shards")
 
     def _note_shards(self, answers: Sequence[Any]) -> None:
-        stored = answers[1]
+        said, stored = answers
+        if good(stored) is None:
+            good(said)  # why it was not told
         if not isinstance(stored, bytes) or not stored.isdigit() or int(stored) < 1:
             raise OSError(errno.EINVAL, f"{self._names.meta} in {self.url} does not say how many shards there are")
         self._stored = int(stored)
@@ -226,16 +228,23 @@ class RedisJournal:
 
         """
         if self._stored is None:
-            answers = self._asking.ask_all(self._meta())
-            for answer in answers:
-                good(answer)
-            self._note_shards(answers)
+            self._note_shards(self._asking.ask_all(self._meta()))
         assert self._stored is not None
         return self._stored
 
     def shard(self, number: int) -> ShardLog:
         """One of the shards, from 0 on."""
         return ShardLog(self._asking, self._names, number, self._remember)
+
+    def groups(self) -> list[str]:
+        """The groups that read this journal, or have done so, by name.
+
+        Raises:
+            OSError: Redis does not say.
+
+        """
+        told = self._asking.ask_all([("HKEYS", self._names.positions(number)) for number in range(self.shards)])
+        return sorted({to_text(group) for groups in told for group in good(groups)})
 
     def read(self, after: Position | None = None) -> Iterator[Record]:
         """What the group has not acknowledged, shard by shard, up to what is there when its turn comes.
@@ -301,10 +310,7 @@ class RedisJournal:
             OSError: Redis has not heard it.
 
         """
-        now = self.now_ms()
-        said = ("ZADD", self._names.workers, now, worker), ("PEXPIRE", self._names.workers, _WORKERS_MS)
-        for answer in self._asking.ask_all((("ZREMRANGEBYSCORE", self._names.workers, 0, now - _WORKERS_MS), *said)):
-            good(answer)
+        self._asking.run(HEARTBEAT, (self._names.workers,), (worker, _WORKERS_MS))
 
     def workers(self, seconds: float) -> list[str]:
         """The workers of the group that were heard of in so many seconds, by name.

@@ -64,6 +64,16 @@ redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1
 """
 
+#: KEYS: the workers. ARGV: worker, milliseconds that one is remembered.
+HEARTBEAT = """
+local seconds = redis.call('TIME')
+local now = seconds[1] * 1000 + math.floor(seconds[2] / 1000)
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('(%.0f', now - ARGV[2]))
+redis.call('ZADD', KEYS[1], string.format('%.0f', now), ARGV[1])
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+return 1
+"""
+
 #: KEYS: as below. ARGV: token, number of the acknowledgement, milliseconds of the lease, group, position, offset, lost,
 #: milliseconds that something is remembered, most that is remembered, most letters, beginning of a tree's key; then
 #: what is kept, each part after its length. Gives "lost" (the lease), "done" (before) or "ok".
@@ -71,7 +81,7 @@ ACK = """
 local owner, state, positions, stream = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local heard, over, marks, marked, counters, letters = KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 if redis.call('HGET', state, 'token') ~= ARGV[1] then return 'lost' end
-
+if redis.call('HGET', state, 'ack') == ARGV[2] then return 'done' end
 redis.call('PEXPIRE', owner, ARGV[3])
 redis.call('SET', owner, ARGV[1], 'PX', ARGV[3])
 
@@ -106,7 +116,7 @@ for round = 1, 2 do
     local key = take()
     call('DEL', tree .. key)
     call('ZREM', heard, key)
-    if round == 1 then call('ZADD', over, now, key) end
+    if round == 1 then call('ZADD', over, string.format('%.0f', now), key) end
   end
 end
 call('ZREMRANGEBYSCORE', over, '-inf', '(' .. forgotten)

@@ -7,7 +7,7 @@ from typing import Any
 
 from .asking import Asking, good
 from .counters import Counters, read_counters
-from .entries import Names
+from .entries import Names, parts_of
 from .leases import Lease
 from .scripts import CLAIM
 
@@ -67,6 +67,17 @@ class ShardLog:
             return lost
         added, length = told
         return lost + max(added - length - offset, 0)
+
+    def oldest_ms(self) -> int | None:
+        """When the oldest entry came that the group has not acknowledged; None where there is none."""
+        position = self._asking.ask("HGET", self._key("state"), "position") or b"-"
+        begin = position if position == b"-" else b"(" + position
+        found = self._asking.ask("XRANGE", self._names.events(self.number), begin, "+", "COUNT", 1)
+        return parts_of(found[0][0].decode())[0] if found else None
+
+    def open_trees(self) -> int:
+        """How many trees are open."""
+        return int(self._asking.ask("ZCARD", self._key("heard")))
 
     def counters(self) -> Counters:
         """The numbers that were added up so far, by series and name: ints, and decimals as text."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from celery import Celery  # type: ignore[import-untyped, unused-ignore]
+from celery.signals import worker_process_init  # type: ignore[import-untyped, unused-ignore]
 from opentelemetry import trace
 from opentelemetry.context import attach
 from opentelemetry.trace import set_span_in_context
@@ -27,9 +28,22 @@ app.conf.update(
 )
 
 
+def instrument_theirs() -> None:
+    """OpenTelemetry's own instrumentation, beside ours; in each process of a pool, as it wants to be."""
+    from opentelemetry.instrumentation.celery import CeleryInstrumentor  # type: ignore[import-not-found, unused-ignore]
+
+    CeleryInstrumentor().instrument()
+    worker_process_init.connect(lambda **_: CeleryInstrumentor().instrument(), weak=False)
+
+
 if "CELERY_URL" in os.environ:
-    agentbus.connect()
+    ALSO = os.environ.get("CELERY_ALSO")
+    agentbus.connect(set_global=ALSO is not None)
+    if ALSO == "theirs first":
+        instrument_theirs()
     adapter.instrument()
+    if ALSO == "ours first":
+        instrument_theirs()
 
 
 def task(**options: Any) -> Callable[[Callable[..., Any]], Any]:

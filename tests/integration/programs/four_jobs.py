@@ -9,10 +9,9 @@ from redis import Redis
 
 import otel_agentbus as agentbus
 
-URL = os.environ.get("TEST_REDIS_URL", "redis://127.0.0.1:1/0")
+URL = os.environ["TEST_REDIS_URL"]
 
-if "TEST_REDIS_URL" in os.environ:
-    agentbus.connect(instrument="rq")
+agentbus.connect(instrument="rq")
 
 
 def write(number: int) -> None:

@@ -11,7 +11,7 @@ from redis import Redis
 
 import otel_agentbus as agentbus
 
-URL = os.environ.get("TEST_REDIS_URL", "redis://127.0.0.1:1/0")
+URL = os.environ["TEST_REDIS_URL"]
 
 
 def archive(number: int, carrier: dict[str, str]) -> None:
@@ -27,7 +27,7 @@ def main() -> None:
             taken = redis.blpop(["four:script"], 1)
             if taken is None:
                 continue
-            handed = json.loads(taken[1])  # type: ignore[index]
+            handed = json.loads(taken[1])
             archive(handed["number"], handed["carrier"])
             redis.rpush(f"four:done:{handed['number']}", "done")
             redis.rpush("four:done", handed["number"])

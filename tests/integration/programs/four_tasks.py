@@ -10,16 +10,13 @@ from rq import Queue
 
 import otel_agentbus as agentbus
 
-URL = os.environ.get("TEST_REDIS_URL", "redis://127.0.0.1:1/0")
+URL = os.environ["TEST_REDIS_URL"]
 
 app = Celery("tasks", broker=URL, set_as_current=False)
-app.conf.update(
-    task_ignore_result=True, worker_hijack_root_logger=False, broker_connection_retry_on_startup=True
-)
+app.conf.update(task_ignore_result=True, worker_hijack_root_logger=False, broker_connection_retry_on_startup=True)
 queue = Queue(connection=Redis.from_url(URL))
 
-if "TEST_REDIS_URL" in os.environ:
-    agentbus.connect()
+agentbus.connect()
 
 
 @app.task(name="four.research")  # type: ignore[untyped-decorator, unused-ignore]

@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 
 import otel_agentbus as agentbus
 
-URL = os.environ.get("TEST_REDIS_URL", "redis://127.0.0.1:1/0")
+URL = os.environ["TEST_REDIS_URL"]
 PATIENCE_S = 60
 
 tasks = Celery("web", broker=URL, set_as_current=False)
