@@ -32,7 +32,7 @@ from .ids import Ids
 from .ledger import Ledger, Prices
 from .measures import Measures
 from .names import Flavour
-from .run_metrics import OPEN_RUNS, RunMetrics
+from .run_metrics import RunMetrics
 from .series import Instruments, Names, instruments_of
 from .usage import count
 from .vitals import Health
@@ -62,7 +62,7 @@ class MetricsBridge:
         ids: Ids | None = None,
         health: Health | None = None,
         commit_times: CommitTimes | None = None,
-        open_runs: int = OPEN_RUNS,
+        open_runs: int | None = None,
     ) -> None:
         flavour = Conventions(conventions).flavour
         self._ledger = None if entered else Ledger(prices)

@@ -46,7 +46,7 @@ class RunMetrics:
         measures: Measures,
         exemplars: Exemplars,
         flavour: names.Flavour,
-        open_runs: int = OPEN_RUNS,
+        open_runs: int | None = None,
     ) -> None:
         self._measures = measures
         self._exemplars = exemplars
@@ -68,7 +68,7 @@ class RunMetrics:
         self._tool_calls = made.counter(instruments.TOOL_CALLS, names.OUTCOME)
         self._mismatches = made.counter(instruments.USAGE_MISMATCH, names.REASON)
         self._active = made.counter(instruments.AGENT_ACTIVE)
-        self._runs: Pending[_Key, _Run] = Pending(open_runs, self._give_up)
+        self._runs: Pending[_Key, _Run] = Pending(open_runs or OPEN_RUNS, self._give_up)
         self._over = Told(ENDED)
         self.handlers: dict[type[Event], Callable[[Any], None]] = {
             AgentStart: self._start,
