@@ -85,7 +85,8 @@ class Bus:
             health=lambda: vital_numbers(self.health()),
             commit_times=commit_times,
         )
-        self._policy = ContentPolicy(
+        #: What of a content may leave the process.
+        self.content_policy = ContentPolicy(
             capture=settings.capture_content,
             max_bytes=settings.content_max_bytes,
             redact=redact,
@@ -105,7 +106,7 @@ class Bus:
         self._feed = Feed(settings, describe) if settings.broker is not None and not settings.sdk_disabled else None
         sinks = (self._to_metrics, self._to_spans, *(() if self._feed is None else (self._feed,)))
         self._pump = Pump(settings.queue_size, sinks, self._idle, prepare=self.accounting.enter)
-        self._keeper = Keeper(settings, self._policy.apply, self._pump, describe)
+        self._keeper = Keeper(settings, self.content_policy.apply, self._pump, describe)
         self.router = StampingRouter(self._stamp, self._is_valid if settings.validate_events else None, on_error)
         #: Stamp and hand out one event: time, lineage, source and number where unset. Never raises, never blocks.
         self.emit: Callable[[Event], None] = self.router.emit
@@ -150,7 +151,7 @@ class Bus:
 
     def _go_live(self, tracer: Tracer) -> None:
         """Blocks make their spans themselves: this tracer takes no ids of ours."""
-        ours = (self._ids, self._conventions, self._policy, self.source)
+        ours = (self._ids, self._conventions, self.content_policy, self.source)
         self.tracing = LiveTracing(tracer, *ours, before=self.tracing, account=self.accounting.quote)
 
     def _find_tracer(self) -> Tracer | None:
@@ -267,7 +268,7 @@ class Bus:
         self._stamp.renew()
         self.source = self._stamp.source
         self.counts.clear()
-        self._policy.after_fork()
+        self.content_policy.after_fork()
         self.accounting.after_fork(pumped=not self.settings.sdk_disabled)
         rebuilt = self._build is not None and self._outlet.is_ours
         self._bridges.forget(rebuilt=rebuilt)

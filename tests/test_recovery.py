@@ -605,7 +605,7 @@ def test_what_a_bus_has_exported_is_what_a_replay_of_its_journal_sends(
     with connected(sampler, settings=Settings(capture_content=capture)) as made:
         opening = opening_of(made.bus.source, made.provider, made.bus.settings)
         recorder = Recorder(writer(tmp_path, opening), "batch")
-        apply = made.bus._policy.apply
+        apply = made.bus.content_policy.apply
         made.bus.subscribe(lambda event: recorder(apply(event)), Event, priority=-2_000_000)
         for _ in range(8):
             agents()

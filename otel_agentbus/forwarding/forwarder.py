@@ -300,7 +300,7 @@ def _connected() -> Bus:
 
 def _policy_of(bus: Bus, *, content: bool) -> ContentPolicy:
     """A policy as the bus has it, with a memory of its own: the bus's has forgotten a run when that is over."""
-    given: ContentPolicy | None = getattr(bus, "content_policy", None) or getattr(bus, "_policy", None)
+    given: ContentPolicy | None = getattr(bus, "content_policy", None)
     if given is None:
         return ContentPolicy("SPAN_ONLY" if content else "NO_CONTENT")
     return given.anew("SPAN_ONLY" if content else None)

@@ -179,12 +179,12 @@ class Model(RuleBasedStateMachine):
     def _acknowledged(
         self, group: Group, taken: list[int], grown: dict[str, list[Entry]], ended: list[str], end: str, marks: Any
     ) -> None:
-        for key, entries in grown.items():
-            group.trees.setdefault(key, []).extend(entries)
-        for key in ended:
-            group.trees.pop(key)
+        for key in ended:  # and begun anew, where it has grown
+            group.trees.pop(key, None)
             if end == "over":
                 group.over.add(key)
+        for key, entries in grown.items():
+            group.trees.setdefault(key, []).extend(entries)
         group.marks.update(marks)
         group.count += 1
         if taken:

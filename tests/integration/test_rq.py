@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from redis import Redis
-from rq import Callback, Queue, Retry, Worker
+from rq import Callback, Queue, Retry, SimpleWorker, Worker
 from rq.command import send_stop_job_command
 from rq.job import Job, JobStatus
 from rq.repeat import Repeat
@@ -16,7 +17,7 @@ from rq.results import Result
 from rq.version import VERSION
 
 import otel_agentbus as agentbus
-from otel_agentbus import testing
+from otel_agentbus import jobs, testing
 from otel_agentbus.adapters import rq as adapter
 from otel_agentbus.telemetry.spool import spools
 from otel_agentbus.testing import wait_until
@@ -279,12 +280,12 @@ def test_an_agent_of_a_job_enqueues_another_from_its_tool(queue: Queue, redis_ur
 def test_short_lived_horses_lose_nothing(way: str, count: int, queue: Queue, redis_url: str, jaeger: Jaeger) -> None:
     with testing.capture() as seen:
         with agentbus.agent("planner") as run, run.tool("delegate"):
-            jobs = queue.enqueue_many([Queue.prepare_data(f"{JOBS}.research", (number,)) for number in range(count)])
+            made = queue.enqueue_many([Queue.prepare_data(f"{JOBS}.research", (number,)) for number in range(count)])
         tool = place_of(seen.span("execute_tool delegate"))
     run_to_end(WAYS[way](redis_url), jaeger.otlp_http_endpoint, timeout=240)
     spans = jaeger.trace(tool.trace_id, spans=2 * count)
     agents = [span for span in spans if span.name == "invoke_agent researcher"]
-    assert {job.get_status() for job in jobs} == {JobStatus.FINISHED}
+    assert {job.get_status() for job in made} == {JobStatus.FINISHED}
     assert len(spans) == 2 * count
     assert [span.parent_span_id for span in agents] == [tool.span_id] * count
     assert {span.parent_span_id for span in spans if span not in agents} == {span.span_id for span in agents}
@@ -294,7 +295,7 @@ def test_short_lived_horses_lose_nothing(way: str, count: int, queue: Queue, red
 def test_with_a_dead_endpoint_jobs_run_and_what_they_told_is_kept(
     way: str, queue: Queue, redis_url: str, tmp_path: Path
 ) -> None:
-    jobs = [enqueue(queue, "research", number)[0] for number in range(3)]
+    made = [enqueue(queue, "research", number)[0] for number in range(3)]
     with closed_port() as port:
         run_to_end(
             WAYS[way](redis_url),
@@ -302,7 +303,7 @@ def test_with_a_dead_endpoint_jobs_run_and_what_they_told_is_kept(
             AGENTBUS_SPOOL_DIR=str(tmp_path / "spool"),
             AGENTBUS_EXIT_TIMEOUT="2",
         )
-    assert [job.return_value(refresh=True) for job in jobs] == [f"dry words about {number}" for number in range(3)]
+    assert [job.return_value(refresh=True) for job in made] == [f"dry words about {number}" for number in range(3)]
     assert sum(found.waiting for found in spools(tmp_path / "spool")) == 6
 
 
@@ -332,7 +333,9 @@ def test_off_leaves_rq_as_it_was_found() -> None:
     assert vars(worker)["perform_job"] is before_job
 
 
-def test_off_below_a_wrapper_of_somebody_else_only_passes_through(connection: Redis) -> None:
+def test_off_below_a_wrapper_of_somebody_else_only_passes_through(
+    connection: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
     original = Job.perform
     observing = adapter.instrument()
     ours = Job.perform
@@ -346,10 +349,40 @@ def test_off_below_a_wrapper_of_somebody_else_only_passes_through(connection: Re
     try:
         observing.off()
         assert Job.perform is theirs
+        begun: list[object] = []
+        monkeypatch.setattr(jobs, "begin", begun.append)
         job = Queue(connection=connection, is_async=False).enqueue(len, "four")
         assert (job.return_value(), seen, job.meta) == (4, [job.id], {})
+        assert begun == []
     finally:
         setattr(Job, "perform", original)  # noqa: B010
+
+
+def test_a_simple_worker_is_in_no_run_after_a_job_that_has_left_one(queue: Queue) -> None:
+    with testing.capture():
+        job = queue.enqueue(left_behind)
+        SimpleWorker([queue], connection=queue.connection).work(burst=True)
+        assert job.get_status() == JobStatus.FINISHED
+        assert agentbus.current() is None
+
+
+def left_behind() -> None:
+    agentbus.Invocation.root(agent="pushed").push()
+
+
+def test_the_clock_of_a_job_stands_still_while_it_is_flushed(
+    connection: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left: list[float] = []
+    monkeypatch.setattr(jobs, "end", lambda begun, flush: left.append(signal.getitimer(signal.ITIMER_REAL)[0]))
+    job = adapter.AgentBusJob.create(len, ("four",), connection=connection)
+    signal.setitimer(signal.ITIMER_REAL, 60)
+    try:
+        assert job.perform() == 4
+        assert left == [0.0]
+        assert 0 < signal.getitimer(signal.ITIMER_REAL)[0] <= 60
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def test_a_queue_without_workers_performs_where_it_enqueues(connection: Redis) -> None:

@@ -217,16 +217,15 @@ def _entry(number: bytes, fields: Mapping[bytes, bytes] | None) -> Entry:
 def _parts(kept: Kept, now_ms: int, sums: Mapping[str, int | str]) -> list[Word]:
     """What the script is told to keep: each part after its length."""
     heard: dict[str, int] = {}
-    words: list[Word] = [len(kept.grown)]
+    over, dropped, letters = list(kept.over), list(kept.dropped), list(kept.letters)
+    words: list[Word] = [len(over), *map(to_bytes, over), len(dropped), *map(to_bytes, dropped), len(kept.grown)]
     for key, entries in kept.grown.items():
         listed = list(entries)
         words += (to_bytes(key), len(listed), *(entry.pack() for entry in listed))
         heard[key] = listed[-1].ms if listed else now_ms
     heard.update(kept.heard)
-    over, dropped, letters = list(kept.over), list(kept.dropped), list(kept.letters)
     marks = {to_bytes(source): seq for source, seq in kept.marks.items()}
     words += (len(heard), *_pairs((ms, to_bytes(key)) for key, ms in heard.items()))
-    words += (len(over), *map(to_bytes, over), len(dropped), *map(to_bytes, dropped))
     words += (len(marks), *_pairs(marks.items()), len(marks), *_pairs((now_ms, source) for source in marks))
     words += (len(sums), *_pairs((field, text_of(value)) for field, value in sums.items()))
     words += (len(letters), *letters)

@@ -106,11 +106,6 @@ local function call(command, key, ...)
   return redis.call(command, key, ...)
 end
 
-for _ = 1, tonumber(take()) do
-  local key = tree .. take()
-  each(function(...) call('RPUSH', key, ...) end)
-end
-each(function(...) call('ZADD', heard, ...) end, 2)
 for round = 1, 2 do
   for _ = 1, tonumber(take()) do
     local key = take()
@@ -119,6 +114,11 @@ for round = 1, 2 do
     if round == 1 then call('ZADD', over, string.format('%.0f', now), key) end
   end
 end
+for _ = 1, tonumber(take()) do
+  local key = tree .. take()
+  each(function(...) call('RPUSH', key, ...) end)
+end
+each(function(...) call('ZADD', heard, ...) end, 2)
 call('ZREMRANGEBYSCORE', over, '-inf', '(' .. forgotten)
 call('ZREMRANGEBYRANK', over, 0, -(most + 1))
 each(function(...) call('HSET', marks, ...) end, 2)
