@@ -10,7 +10,7 @@ WORKERS ?= 2
 OWN    := test_router*.py test_delivery*.py
 LOCKS  := requirements/build.txt requirements/run.txt requirements/dev.txt
 
-.PHONY: help demo test cover soak integration backends lint types imports check bench dashboards docs lock lock-lowest test-lowest clean
+.PHONY: help demo test cover soak integration backends lint types imports check bench dashboards docs lock lock-lowest test-lowest test-pythons clean
 
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 16
@@ -57,6 +57,9 @@ imports: $(VENV)/dev.stamp ## the import contract: data flows one way
 	$(RUN)/lint-imports
 
 check: lint types imports ## all that needs no run
+
+test-pythons: $(VENV)/dev.stamp ## streams, lineage and processes on every other CPython of this machine
+	$(RUN)/python -m tests.pythons
 
 bench: $(VENV)/dev.stamp ## the numbers, as ratios within one run, against the targets
 	$(RUN)/python -m benchmarks $(if $(SLACK),--slack $(SLACK))

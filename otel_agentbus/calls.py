@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from .blocks import _NEW, _NOWHERE, Block, _failed, clock, recordable_in
 from .errors import BudgetExceeded
 from .events import Event, LlmRequest, LlmResponse, Outcome, ToolCall, ToolCallStart
-from .invocation import Boundary, Frame, Invocation, mint_call_id, text
+from .invocation import Boundary, Frame, Invocation, mint_call_id, text, tool_call_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +40,7 @@ class CallBlock(Block):
             frame = run
         if not self.id:
             self.id = mint_call_id()
-        self.call = "llm:" + self.id if self.kind == "llm" else _tool_name(self.id)
+        self.call = "llm:" + self.id if self.kind == "llm" else tool_call_name(self.id)
         if frame is None:
             alone = Invocation("", root_id=self.id)
             self.invocation = alone if boundary is None else replace(boundary.invocation, root_id=self.id)
@@ -271,11 +271,6 @@ class ToolBlock(CallBlock):
 
 #: What decides of a call's success; a call of which none of it is told went well.
 _VERDICT = frozenset(("success", "outcome", "error_type", "error_message"))
-
-
-def _tool_name(id: str) -> str:
-    """A tool call's name as the `parent_call_id` of what happens in it; a model call's begins with "llm:"."""
-    return f"tool:{id}" if id.startswith(("llm:", "tool:")) else id
 
 
 def verdict(fields: dict[str, Any]) -> tuple[bool, Outcome]:

@@ -244,9 +244,9 @@ def _linked(carried: Carried, tracing: Tracing | None, trusted: bool) -> Boundar
 
 
 def _continued(carried: Carried, run: Invocation, tracing: Tracing | None) -> Frame:
-    if tracing is not None:
-        run = replace(run, trace=tracing.continued(carried.traceparent), tracestate=carried.tracestate)
-    return Frame(run, carried.call)
+    """The run with its trace and its decision; as they came, where a bus is connected only later."""
+    trace = carried.traceparent if tracing is None else tracing.continued(carried.traceparent)
+    return Frame(replace(run, trace=trace, tracestate=carried.tracestate), carried.call)
 
 
 def resume(

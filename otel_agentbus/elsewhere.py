@@ -7,10 +7,9 @@ import functools
 import inspect
 import types
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
-from .carriers import Carried, extract, inject, resume
+from .carriers import inject, resume
 from .invocation import Boundary, enclosing, enter, lasting
 from .streams import in_context, is_coroutine_function, stepped
 
@@ -101,20 +100,11 @@ class _Resumed(_Bound[P, R]):
         self._carrier = carrier
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        with resume(_decided(self._carrier)):
+        with resume(self._carrier):
             return self._function(*args, **kwargs)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _Resumed, (self._function, self._carrier)
-
-
-def _decided(carrier: Mapping[str, str]) -> Carried:
-    """What a carrier tells, the run with its sampling decision: the process may connect as late as in the function."""
-    carried = extract(carrier)
-    run = carried.invocation
-    if run is None:
-        return carried
-    return replace(carried, invocation=replace(run, trace=carried.traceparent, tracestate=carried.tracestate))
 
 
 class InvocationExecutor(ThreadPoolExecutor):

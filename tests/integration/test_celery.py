@@ -47,6 +47,7 @@ def client(redis_url: str) -> Iterator[celery.Celery]:
     yield app
     observing.off()
     app.close()
+    app.backend.client.connection_pool.disconnect()
 
 
 @pytest.fixture

@@ -195,12 +195,12 @@ def test_an_acknowledgement_of_very_much_is_done_at_once(redis_url: str, client:
         Kept(
             grown=trees,
             over=[f"over {n}" for n in range(9_000)],
-            dropped=[f"t{n}" for n in range(0, 1_500, 2)],
             marks={f"s{n}": n for n in range(9_000)},
             counters={f"c{n}": {"n": n} for n in range(9_000)},
             letters=[b"%d" % n for n in range(9_000)],
         ),
     )
+    lease.ack(lease.position, Kept(dropped=[f"t{n}" for n in range(0, 1_500, 2)]))
     lease.release()
     lease = claimed(log)
     assert lease.tree("big") == [entry._replace(key="big") for entry in entries[4_500:]]
@@ -225,6 +225,19 @@ def test_trees_are_found_by_when_they_were_last_heard_of(redis_url: str) -> None
     assert lease.idle_trees(entry.ms + 1, 1) == ["a"]
     lease.ack(lease.position, Kept(heard={"a": 3_000}, over=["c"], dropped=["b"]))
     assert lease.idle_trees(entry.ms, 9) == ["a"]
+
+
+def test_a_tree_that_was_over_and_has_begun_anew_is_open_with_what_has_grown(redis_url: str) -> None:
+    log = journal(redis_url)
+    filled(log, 4)
+    lease = claimed(log)
+    first, second, third, fourth = (entry._replace(key="a") for entry in lease.read(4))
+    lease.ack(first.id, Kept(grown={"a": [first], "b": [first]}))
+    lease.ack(third.id, Kept(grown={"a": [third], "b": [second]}, heard={"a": 5}, over=["a"], dropped=["b"]))
+    assert (lease.tree("a"), lease.tree("b")) == ([third], [second._replace(key="b")])
+    assert (lease.are_over(["a", "b"]), lease.open_trees(), lease.idle_trees(6, 9)) == ({"a"}, 2, ["a"])
+    lease.ack(fourth.id, Kept(over=["a", "b"]))
+    assert (lease.tree("a"), lease.open_trees()) == ([], 0)
 
 
 def test_quiet_sources_and_trees_that_are_over_are_forgotten_in_time(redis_url: str, client: Any) -> None:

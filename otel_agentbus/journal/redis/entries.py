@@ -46,8 +46,8 @@ class Entry(NamedTuple):
 class Kept:
     """What an acknowledgement keeps of the entries that it covers: all of it is stored, or nothing.
 
-    A tree is open from its first entry in `grown` (or its key in `heard`) until it is in `over` or `dropped`. One that is in
-    both was over and has begun anew: what was kept of it goes, and what has grown is kept.
+    A tree is open from its first entry in `grown` (or its key in `heard`) until it is in `over` or `dropped`. One that
+    is in both was over and has begun anew: what was kept of it goes, and what has grown is kept.
     """
 
     #: Entries of trees that stay open, by key: they are appended to what is kept already.
