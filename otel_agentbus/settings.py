@@ -107,7 +107,7 @@ class Settings(BaseSettings):
     recover: values.Flag = _setting(False, "AGENTBUS_RECOVER",
         "At connect(), send what processes that were killed have left in the journal.")
     run_ttl: values.Seconds = _setting(86_400.0, "AGENTBUS_RUN_TTL",
-        "On replay: seconds after its last event at which an open run counts as interrupted.")
+        "For relay and replay: seconds after its last event at which an open run counts as interrupted.")
     flush_on_sigterm: values.Flag = _setting(False, "AGENTBUS_FLUSH_ON_SIGTERM",
         "Close before an unhandled SIGTERM ends the process, which else loses what waits in memory.")
     flush_on_root_end: values.Flag = _setting(False, "AGENTBUS_FLUSH_ON_ROOT_END",

@@ -156,4 +156,3 @@ def encoded(spans: Iterable[ReadableSpan]) -> dict[bytes, bytes]:
         data: bytes = encode_spans([span]).SerializeToString(deterministic=True)
         assert found.setdefault(key, data) == data, f"one span, two contents: {span.name}"
     return found
-

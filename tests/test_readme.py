@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,41 @@ def test_the_spool_of_any_opentelemetry_program_is_made_as_it_is_shown(
         made["provider"].get_tracer("test").start_span("kept").end()
         made["provider"].shutdown()
     assert [found.waiting for found in spools(tmp_path / "spool")] == [1]
+
+
+def test_the_lines_on_other_threads_and_processes_run_and_make_one_tree() -> None:
+    begun: list[str] = []
+
+    def work(job: str) -> None:
+        with agentbus.agent("helper"):
+            begun.append(job)
+
+    with testing.capture() as seen, ThreadPoolExecutor(1) as pool:
+        exec(block("## Across threads, queues and machines", "python"), {"pool": pool, "work": work, "job": "it"})
+        pool.shutdown()
+        root, *children = seen.tree().splitlines()
+        assert (root, sorted(child[3:] for child in children)) == (
+            "invoke_agent planner",
+            ["invoke_agent helper", "invoke_agent researcher"],
+        )
+    assert begun == ["it"]
+
+
+def test_the_lines_on_an_event_bus_of_ones_own_run() -> None:
+    heard: list[str] = []
+
+    class Crm:
+        def publish_event(self, type: str, data: dict[str, Any]) -> None:
+            heard.append(type)
+
+    def work() -> None:
+        with agentbus.agent("clerk") as run, run.tool("look_up"):
+            pass
+
+    shown = block("**An event bus of your own**", "python").replace("    ...", "    work()")
+    with closed_port() as port:
+        exec(shown.replace("localhost:6379", f"127.0.0.1:{port}"), {"agentbus": agentbus, "crm": Crm(), "work": work})
+    assert heard == ["llm_tool_call", "llm_tool_result", "llm_complete"]
 
 
 def test_the_streaming_lines_run() -> None:

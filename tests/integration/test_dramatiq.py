@@ -276,7 +276,7 @@ def test_jaeger_has_one_tree_of_the_sender_and_two_messages(
     sent = {name: text for name, text in variables.items() if name.startswith("OTEL_")}
     trace_id = in_a_process_of_its_own(SENDER, DRAMATIQ_URL=redis_url, **sent)
     with worker(redis_url, collector.otlp_http_endpoint):
-        spans = jaeger.trace(trace_id, 5, timeout=40.0)
+        spans = jaeger.trace(trace_id, 5, timeout=90.0)
     names = {span.span_id: span.name for span in spans}
     assert {(span.name, names.get(span.parent_span_id or "")) for span in spans} == {
         ("invoke_agent planner", None),

@@ -31,7 +31,7 @@ from .queued import ROOT, environment
 
 REQUESTS = 100
 AT_ONCE = 8
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 #: How long a process may take to end: AGENTBUS_EXIT_TIMEOUT, and what its own framework takes for that.
 END_S = 15.0
 PROGRAMS = "tests.integration.programs"

@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 import otel_agentbus as agentbus
 
 URL = os.environ["TEST_REDIS_URL"]
-PATIENCE_S = 60
+PATIENCE_S = 120
 
 tasks = Celery("web", broker=URL, set_as_current=False)
 
