@@ -10,7 +10,7 @@ WORKERS ?= 2
 OWN    := test_router*.py test_delivery*.py
 LOCKS  := requirements/build.txt requirements/run.txt requirements/dev.txt
 
-.PHONY: help demo test cover soak integration backends lint types imports check bench dashboards docs lock lock-lowest test-lowest test-pythons clean
+.PHONY: help demo test cover soak killed integration backends lint types imports check bench dashboards docs lock lock-lowest test-lowest test-pythons clean
 
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 16
@@ -45,6 +45,10 @@ integration: $(VENV)/dev.stamp ## the tests against the real Collector and Jaege
 soak: $(VENV)/dev.stamp ## half an hour, or 2,000,000 events, before a Collector that comes and goes (CI: 200,000)
 	AGENTBUS_REQUIRE_BACKENDS=1 AGENTBUS_SOAK_EVENTS=2000000 AGENTBUS_SOAK_SECONDS=1800 \
 		$(RUN)/python -m pytest -q tests/integration/test_soak.py
+
+killed: $(VENV)/dev.stamp ## relay workers killed while 200,000 events flow (CI: 50,000)
+	AGENTBUS_REQUIRE_BACKENDS=1 AGENTBUS_RELAY_EVENTS=200000 \
+		$(RUN)/python -m pytest -q -p no:benchmark tests/integration/test_relay_killed.py
 
 lint: $(VENV)/dev.stamp ## ruff: rules and format
 	$(RUN)/ruff check .
