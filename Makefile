@@ -10,7 +10,7 @@ WORKERS ?= 2
 OWN    := test_router*.py test_delivery*.py
 LOCKS  := requirements/build.txt requirements/run.txt requirements/dev.txt
 
-.PHONY: help demo test cover soak killed integration backends lint types imports check bench dashboards docs lock lock-lowest test-lowest test-pythons clean
+.PHONY: help demo test cover soak killed integration backends lint types imports check bench bench-relay dashboards docs lock lock-lowest test-lowest test-pythons clean
 
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 16
@@ -67,6 +67,9 @@ test-pythons: $(VENV)/dev.stamp ## streams, lineage and processes on every other
 
 bench: $(VENV)/dev.stamp ## the numbers, as ratios within one run, against the targets
 	$(RUN)/python -m benchmarks $(if $(SLACK),--slack $(SLACK))
+
+bench-relay: $(VENV)/dev.stamp ## the relay's numbers, with a real Redis; six minutes
+	$(RUN)/python -m benchmarks.relay
 
 dashboards: $(VENV)/run.stamp ## write the dashboards' JSON from its source, deploy/grafana/boards.py
 	$(RUN)/python -m deploy.grafana

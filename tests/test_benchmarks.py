@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
+from benchmarks import relay, relay_house, relay_programs
 from benchmarks.__main__ import BENCHES, main
 from benchmarks.table import HEAD, TRIES, Effort, Row, Timed, lines, measured, sample
+from otel_agentbus import testing
 
 
 def row(ratio: float, target: float | None = 1.0, *, binding: bool = True) -> Row:
@@ -92,3 +96,39 @@ def test_an_unknown_bench_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["routers"])
     assert "there is no benchmark 'routers'" in capsys.readouterr().err
+
+
+def test_the_relay_is_not_measured_without_redis(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(relay_house, "installed", lambda: None)
+    assert relay.main([]) == 2
+    assert capsys.readouterr().err == "redis-server is not installed: `make backends` does it.\n"
+
+
+def test_a_run_of_the_relays_benchmark_has_the_events_and_spans_that_are_counted_on() -> None:
+    with testing.capture() as seen:
+        relay_programs.run(1)
+    assert (len(seen.events), len(seen.events) // 2) == (relay_programs.EVENTS, relay_programs.SPANS)
+
+
+def test_what_a_phase_calls_that_is_a_phase_too_counts_there_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "thread_time", lambda: now[0])
+
+    class Work:
+        def outer(self) -> str:
+            now[0] += 1
+            self.inner()
+            now[0] += 2
+            return "done"
+
+        def inner(self) -> None:
+            now[0] += 10
+
+    clock = relay_programs.Phases()
+    clock.of(Work, "outer", "apply")
+    clock.of(Work, "inner", "parse")
+    now[0] += 0.5
+    assert Work().outer() == "done"
+    assert clock.taken == {"outside": 0.5, "apply": 3.0, "parse": 10.0}
