@@ -96,9 +96,9 @@ def compose() -> list[str]:
 def required(name: str) -> Path:
     """The path of a built backend; without it the test is skipped, and fails where backends are required."""
     backend = BACKENDS[name]
-    if backend.is_built:
-        return backend.binary
-    _missing(f"{name} {backend.version} is not built: `make backends` does it, once and for all.")
+    if not backend.is_built:
+        _missing(f"{name} {backend.version} is not built: `make backends` does it, once and for all.")
+    return backend.binary
 
 
 def _missing(message: str) -> NoReturn:
