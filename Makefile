@@ -7,7 +7,7 @@ PIP    := $(RUN)/python -m pip --disable-pip-version-check --quiet
 #: In how many processes the unit tests run; some measure how threads meet, and want a core each.
 WORKERS ?= 2
 #: Tests of what is made of the standard library alone: no version of anything matters to them.
-OWN    := test_router*.py test_delivery*.py
+OWN    := test_router*.py test_delivery*.py test_journal*.py test_streams*.py test_processes.py test_task_groups.py
 LOCKS  := requirements/build.txt requirements/run.txt requirements/dev.txt
 
 .PHONY: help demo test cover soak killed integration backends lint types imports check bench bench-relay dashboards docs lock lock-lowest test-lowest test-pythons clean

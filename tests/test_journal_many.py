@@ -160,7 +160,7 @@ def test_an_interrupt_in_a_flush_loses_nothing_of_what_it_had_taken() -> None:
     class Interrupted(MemoryJournal):
         times = 1
 
-        def append_many(self, datas: Any) -> str:
+        def append_many(self, datas: Any, keys: Any = ()) -> str:
             if self.times:
                 self.times -= 1
                 raise KeyboardInterrupt
@@ -181,7 +181,7 @@ def test_a_signal_handler_that_flushes_within_a_flush_does_not_wait_for_itself()
     class Handled(MemoryJournal):
         within: Callable[[], object] | None = None
 
-        def append_many(self, datas: Any) -> str:
+        def append_many(self, datas: Any, keys: Any = ()) -> str:
             within, self.within = self.within, None
             if within is not None:
                 within()

@@ -45,10 +45,10 @@ class Broken:
     def __init__(self, error: Exception) -> None:
         self.error = error
 
-    def append(self, data: bytes, items: int = 1) -> str:
+    def append(self, data: bytes, items: int = 1, key: str = "") -> str:
         raise self.error
 
-    def append_many(self, datas: Sequence[bytes]) -> str:
+    def append_many(self, datas: Sequence[bytes], keys: Sequence[str] = ()) -> str:
         raise self.error
 
     def read(self, after: str | None = None) -> Iterator[Any]:

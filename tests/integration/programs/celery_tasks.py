@@ -30,10 +30,11 @@ app.conf.update(
 
 def instrument_theirs() -> None:
     """OpenTelemetry's own instrumentation, beside ours; in each process of a pool, as it wants to be."""
-    from opentelemetry.instrumentation.celery import CeleryInstrumentor  # type: ignore[import-not-found, unused-ignore]
+    from opentelemetry.instrumentation import celery
 
-    CeleryInstrumentor().instrument()
-    worker_process_init.connect(lambda **_: CeleryInstrumentor().instrument(), weak=False)
+    theirs: Any = celery.CeleryInstrumentor  # which has no types
+    theirs().instrument()
+    worker_process_init.connect(lambda **_: theirs().instrument(), weak=False)
 
 
 if "CELERY_URL" in os.environ:
