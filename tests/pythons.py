@@ -49,8 +49,8 @@ class Python:
 
     @property
     def environment(self) -> Path:
-        """Where its virtual environment is, or will be: other locks, another tree or interpreter is another one."""
-        digest = hashlib.sha256(f"{ROOT}\0{self.program}".encode())
+        """Where its virtual environment is, or will be: other locks or another interpreter is another one."""
+        digest = hashlib.sha256(self.program.encode())
         for file in LOCKS:
             digest.update(file.read_bytes())
         version = ".".join(map(str, self.version))
@@ -100,7 +100,6 @@ def make_ready(python: Python) -> None:
     pip = [_python_of(python), "-m", "pip", "--disable-pip-version-check", "--quiet", "install"]
     locks = [argument for file in LOCKS for argument in ("-r", str(file))]
     _run(python, [*pip, "--require-hashes", *locks])
-    _run(python, [*pip, "--no-deps", "--no-build-isolation", "--editable", str(ROOT)])
     python.stamp.touch()
 
 
@@ -121,6 +120,7 @@ def test(python: Python, options: Sequence[str]) -> bool:
     command = [_python_of(python), "-m", "pytest", "-q", "-p", "no:benchmark", "-n", "2", *options, *tests]
     hidden = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
     environment = {name: value for name, value in os.environ.items() if name not in hidden}
+    environment["PYTHONPATH"] = str(ROOT)  # not installed there, so that every checkout can use it
     done = subprocess.run(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
