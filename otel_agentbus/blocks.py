@@ -63,6 +63,9 @@ class Tracing(Protocol):
     def boundary(self) -> TracingBoundary:
         """Mark this place: a job begins here, and what it leaves open will be left behind."""
 
+    def leave_open(self) -> None:
+        """Make current what was before the blocks that are so here: where a job is over for which there is no mark."""
+
 
 class Runtime(Protocol):
     """The bus, as far as blocks know it."""

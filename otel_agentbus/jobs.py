@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 from .attachment import process
-from .blocks import TracingBoundary, installed
+from .blocks import Block, Tracing, TracingBoundary, installed
 from .carriers import ENTRY, Carried, inject, resume
 from .events import AgentEnd, Event
 from .invocation import Boundary, Frame, Invocation, _current, enter, owner, top
@@ -23,6 +23,8 @@ from .settings import Settings
 _log = logging.getLogger("otel_agentbus.jobs")
 
 _NAMES = ("traceparent", "tracestate", "baggage", ENTRY)
+#: The most that a carrier tells.
+_MOST_ATTEMPTS = 999_999
 
 
 def headers(carrier: MutableMapping[str, str] | None = None) -> MutableMapping[str, str]:
@@ -116,6 +118,11 @@ class _Edge(Boundary):
         self.carried: dict[str, str] = {}
 
 
+def attempt_after(retries: object) -> int:
+    """The number of an attempt, by what a queue's message says of its retries; that may be anything."""
+    return min(max(retries, 0) + 1, _MOST_ATTEMPTS) if isinstance(retries, int) else 1
+
+
 def begin(
     carrier: Mapping[str, Any] | Carried | None, *, attempt: int = 1, batch: bool = False, trusted: bool = True
 ) -> Begun:
@@ -162,10 +169,20 @@ def _leave(begun: Begun) -> None:
     if begun.resumed is not None:
         begun.resumed.__exit__(None, None, None)
     edge.ended = True
-    if here and not any(_is_living_edge(frame) for frame in _until(edge, inside)):  # else another job goes on in here
+    alone = here and not any(_is_living_edge(frame) for frame in _until(edge, inside))  # else another job goes on here
+    if alone:
         _current.set(_outside(edge))
     if begun.context is not None:
         begun.context.leave(here=here)
+    elif alone and (tracing := _tracing_in(_until(edge, inside))) is not None:
+        tracing.leave_open()
+
+
+def _tracing_in(job: Iterable[Frame]) -> Tracing | None:
+    """How blocks of a job speak OpenTelemetry whose bus was connected by the job itself, and perhaps closed again."""
+    runtimes = (frame.runtime for frame in job if isinstance(frame, Block) and frame.runtime is not None)
+    runtime = next(runtimes, None) or installed()
+    return None if runtime is None else runtime.tracing
 
 
 def _forgotten(edge: _Edge, inside: list[Frame]) -> bool:
@@ -201,7 +218,6 @@ def _chain(frame: Frame | None) -> Iterator[Frame]:
 # -- flushing ----------------------------------------------------------------------------------------------------------
 
 
-@runtime_checkable
 class Flushing(Protocol):
     """A bus, as far as it is flushed."""
 
@@ -213,12 +229,13 @@ class Flushing(Protocol):
 
 def flush_now(wanted: bool | None = None) -> None:
     """Flush the bus of this process, within its exit timeout; None: where AGENTBUS_FLUSH_ON_ROOT_END asks for it."""
-    runtime = installed()
+    runtime: Any = installed()
     if wanted is False or runtime is None:
         return
     try:
-        if isinstance(runtime, Flushing) and (wanted or runtime.settings.flush_on_root_end):
-            runtime.flush(runtime.settings.exit_timeout)
+        settings = getattr(runtime, "settings", None)
+        if settings is not None and (wanted or settings.flush_on_root_end):
+            runtime.flush(settings.exit_timeout)
     except Exception:  # noqa: BLE001 - whatever is wrong in telling must not reach the program
         _log.warning("What was emitted could not be flushed", exc_info=True)
 
@@ -257,6 +274,7 @@ __all__ = [
     "Begun",
     "Flushing",
     "add_headers",
+    "attempt_after",
     "begin",
     "close_now",
     "end",

@@ -59,11 +59,25 @@ def receipt(
         "budgets": {"used": budgets.used(), **budgets.health()},
         "endpoints": dict(pipeline.endpoints),
         "balance": {
-            "events": emitted + received - pump.dropped - pump.left - queued - pump.handed_over,
+            "events": 0 if pipeline.settings.sdk_disabled else emitted + received - _taken(pump, queued),
             "spans": spans["begun"] - spans["open"] - spans["ended"] - spans["unsampled"],
             "deliveries": sum(abs(delivery["balance"]) for delivery in deliveries),
+            "broker": _unknown_of(broker),
         },
     }
+
+
+def _taken(pump: Pump, queued: int) -> int:
+    return pump.dropped + pump.left + queued + pump.handed_over
+
+
+def _unknown_of(broker: Mapping[str, Any]) -> int:
+    """How many of the events on their way to a broker are nowhere."""
+    if not broker:
+        return 0
+    known = ("written", "waiting", "kept", "duplicates")
+    fates: int = sum(broker[fate] for fate in known) + sum(broker["dropped"].values())
+    return int(broker["given"] + broker["adopted"] - fates)
 
 
 def _dropped(deliveries: Sequence[Mapping[str, Any]]) -> dict[str, int]:

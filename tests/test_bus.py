@@ -194,7 +194,7 @@ def test_ids_that_are_no_text_never_raise() -> None:
 
 
 #: What a receipt says where nothing is unaccounted for.
-BALANCED = {"events": 0, "spans": 0, "deliveries": 0}
+BALANCED = {"events": 0, "spans": 0, "deliveries": 0, "broker": 0}
 
 PAYLOADS: dict[str, Callable[[], Any]] = {
     "a cycle": cycle,

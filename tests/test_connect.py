@@ -253,6 +253,7 @@ def test_a_disabled_sdk_is_obeyed_and_handlers_go_on_hearing(monkeypatch: pytest
         assert receiver.received == []
     assert heard == ["agent.start", "llm.request", "llm.response", "agent.end"]
     assert health["traces"] == health["metrics"] == "off: OTEL_SDK_DISABLED is true"
+    assert set(health["balance"].values()) == {0}
 
 
 def test_a_disabled_sdk_leaves_given_providers_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,6 +87,7 @@ def test_json_has_everything_and_no_secret() -> None:
         "adapters",
         "money",
         "on_disk",
+        "on_broker",
         "findings",
     }
     assert len(report["settings"]) == len(Settings.model_fields)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import logging
 import threading
@@ -121,6 +122,16 @@ def test_a_job_with_nothing_that_can_be_read_is_a_fresh_root(seen: Captured, car
     assert starts(seen)["worker"].attempt == max(attempt, 1)
 
 
+@pytest.mark.parametrize(("retries", "attempt"), [(2, 3), (0, 1), (None, 1), ("2", 1), (-3, 1), (10**30, 999_999)])
+def test_what_a_queue_says_of_retries_may_be_anything(seen: Captured, retries: object, attempt: int) -> None:
+    with jobs.job(None, attempt=jobs.attempt_after(retries)), agentbus.agent("worker") as worker:
+        carrier = jobs.headers()
+    assert worker.invocation.attempt == attempt
+    with jobs.job(carrier) as sender:
+        assert sender is not None
+        assert (sender.id, sender.attempt) == (worker.id, attempt)
+
+
 def test_headers_are_strings_and_nothing_without_a_run(seen: Captured) -> None:
     assert jobs.headers() == {}
     mine = {"mine": "stays"}
@@ -169,6 +180,20 @@ def test_what_a_job_has_left_open_is_no_parent_of_the_next_one(seen: Captured, a
         else:
             assert (above(worker), [link[0] for link in linked(worker)]) == (None, [trace_id])
     assert above(seen.span("invoke_agent afterwards")) is None
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_what_a_job_leaves_open_on_a_bus_that_it_has_connected_itself_is_not_current_after_it(closed: bool) -> None:
+    before = get_current()
+    with contextlib.ExitStack() as over:
+        with jobs.job(None):
+            over.enter_context(capture())
+            agentbus.agent("left open").start()
+            agentbus.tool("left open too").start()
+            if closed:
+                over.close()
+        assert (current(), get_current()) == (None, before)
+        assert jobs.headers() == {}
 
 
 def test_a_job_that_forgets_every_run_and_pushes_another_leaves_nothing_behind(seen: Captured) -> None:
@@ -501,5 +526,6 @@ def test_a_bus_that_fails_never_reaches_the_job(caplog: pytest.LogCaptureFixture
     assert current() is None
     assert {record.getMessage() for record in caplog.records} == {
         "A job could not be joined to what has sent it",
+        "The end of a job could not be told",
         "What was emitted could not be flushed",
     }

@@ -265,6 +265,12 @@ def test_the_beginning_stays_that_of_the_first_worker() -> None:
 
 
 # -- bounds -----------------------------------------------------------------------------------------------------------
+def test_the_beginning_is_told_by_the_clock_that_all_workers_share() -> None:
+    counted = ShardCounting(SETTINGS)
+    counted.count(CacheMiss(source="s1", seq=0, cache_type="semantic"), opening())
+    assert series.began([counted.taken(5)]) == 5
+
+
 def test_names_are_bounded_however_often_the_shard_changes_its_worker() -> None:
     shard = Shard()
     for worker in range(5):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 from collections import defaultdict
 from typing import Any
 
@@ -25,6 +26,7 @@ from otel_agentbus.events import (
     ToolCallStart,
 )
 from otel_agentbus.journal.redis import Entry
+from otel_agentbus.relay import trees
 from otel_agentbus.telemetry.ledger import Ledger
 
 from .bridging import Emitter, at, bridged
@@ -365,3 +367,48 @@ def test_what_the_time_of_the_stream_has_judged_stays_judged_when_the_tree_is_lo
         loaded.begin()
     assert ("chat m", "cancelled") in names(whole)
     assert loaded.spans() == whole.spans()
+
+
+def test_a_tree_that_has_very_many_events_is_warned_of_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(trees, "LONG", 7)
+    emit = Emitter()
+    emit(AgentStart, 0, **RUN)
+    for number in range(10):
+        emit(ToolCallStart, number, tool="t", tool_call_id=str(number), invocation_id="r", root_invocation_id="r")
+    worker = Worker(stream_of(emit.events))
+    while worker.turn(2):
+        worker.begin()  # each has all of it again
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ["The tree r has 7 events by now, which are all kept until it is over"]
+
+
+def test_sources_that_come_and_go_cost_a_bounded_memory_however_much_each_has_told() -> None:
+    worker = Worker([])
+    clock = iter(range(1_000_000))
+
+    def in_use_after(sources: range) -> int:
+        """The bytes that are in use when these sources have told of many runs."""
+        for source in sources:
+            emit = Emitter(f"s{source}")
+            for run in range(500):
+                ids: dict[str, Any] = {"invocation_id": f"{source}/{run}", "root_invocation_id": f"{source}/{run}"}
+                emit(AgentStart, next(clock), agent="a", **ids)
+                emit(AgentEnd, next(clock), agent="a", **ids)
+            worker.stream, worker.at = stream_of(emit.events), 0
+            worker.shelf.position = 0
+            worker.turn(1_000)
+            assert len(worker.sent) == 500
+            worker.sent.clear()
+            worker.shelf.over.clear()
+        return tracemalloc.get_traced_memory()[0]
+
+    in_use_after(range(3))
+    tracemalloc.start()
+    try:
+        before = in_use_after(range(3, 4))
+        after = in_use_after(range(4, 16))
+    finally:
+        tracemalloc.stop()
+    assert (after - before) / 12 < 450_000  # most of it in what all sources share, which is bounded

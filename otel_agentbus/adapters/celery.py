@@ -60,7 +60,7 @@ def _task_prerun(task: Any = None, **_: object) -> None:
     request = task.request
     if request.is_eager:  # a call in place, whose agents are those of a call
         return
-    _begun[request] = jobs.begin(request.headers, attempt=(request.retries or 0) + 1)
+    _begun[request] = jobs.begin(request.headers, attempt=jobs.attempt_after(request.retries))
 
 
 def _task_postrun(task: Any = None, **_: object) -> None:

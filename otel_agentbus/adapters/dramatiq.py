@@ -46,7 +46,7 @@ class AgentBusMiddleware(Middleware):
     def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
         """A message begins, in the thread that processes it."""
         if self.on and id(message) not in _begun:
-            attempt = _retries(message) + 1
+            attempt = jobs.attempt_after(message.options.get("retries"))
             _begun[id(message)] = message, jobs.begin(message.options.get(OPTION), attempt=attempt)
 
     def after_process_message(
@@ -64,11 +64,6 @@ class AgentBusMiddleware(Middleware):
         """The worker has finished; a thread that hangs may keep it from its exit."""
         if self.on:
             jobs.flush_now(True)
-
-
-def _retries(message: MessageProxy) -> int:
-    retries = message.options.get("retries")
-    return retries if isinstance(retries, int) else 0
 
 
 class DramatiqSwitch:

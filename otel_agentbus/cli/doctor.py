@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from otel_agentbus.cli.money import Money, money
+from otel_agentbus.cli.on_broker import OnBroker, on_broker
 from otel_agentbus.cli.on_disk import OnDisk, on_disk
 from otel_agentbus.cli.traps import Facts, Finding, findings
 from otel_agentbus.errors import ConfigurationError
@@ -49,6 +50,7 @@ class Report:
     findings: list[Finding]
     money: Money | None = None
     on_disk: OnDisk | None = None
+    on_broker: OnBroker | None = None
 
     @property
     def healthy(self) -> bool:
@@ -77,6 +79,7 @@ class Report:
             else {},
             "money": asdict(self.money) if self.money else {},
             "on_disk": asdict(self.on_disk) if self.on_disk else {},
+            "on_broker": asdict(self.on_broker) if self.on_broker else {},
             "findings": [asdict(finding) for finding in self.findings],
         }
 
@@ -88,10 +91,13 @@ def examine(timeout: float | None = None, prometheus: str | None = None) -> Repo
         known = money(settings, prometheus)
         facts = observe(settings, timeout)
         disk = on_disk(settings)
+        broker = on_broker(settings, timeout)
     except ConfigurationError as error:
         return Report(None, {}, [Finding("problem", sentence) for sentence in str(error).splitlines()])
-    found = [*findings(facts), *_about(known), *(Finding("hint", sentence) for sentence in disk.hints())]
-    return Report(facts, _pipeline(facts), found, known, disk)
+    wrong = [Finding("problem", sentence) for sentence in (broker.problems() if broker else ())]
+    hints = [Finding("hint", sentence) for sentence in (*disk.hints(), *(broker.hints() if broker else ()))]
+    found = [*wrong, *findings(facts), *_about(known), *hints]
+    return Report(facts, _pipeline(facts), found, known, disk, broker)
 
 
 def _about(known: Money) -> Iterator[Finding]:
@@ -155,6 +161,13 @@ def _application_endpoints() -> tuple[str, ...] | None:
 
 def _pipeline(facts: Facts) -> dict[str, str]:
     """Which way each signal takes, in a sentence."""
+    found = _own_pipeline(facts)
+    if facts.settings.relays:
+        found["traces"] = "made by a relay, of the events that the broker takes"
+    return found
+
+
+def _own_pipeline(facts: Facts) -> dict[str, str]:
     if facts.application_endpoints is not None:
         return dict.fromkeys(SIGNALS, "through the application's own provider, as far as it is set before connect()")
     return {signal: _way(facts.settings, signal) for signal in SIGNALS}
@@ -200,6 +213,10 @@ def _show(report: Report, console: Console, every: bool) -> None:
     if report.on_disk is not None:
         console.print("\nOn disk", style="bold")
         for line in report.on_disk.lines():
+            console.print(f"  {line}", markup=False)
+    if report.on_broker is not None:
+        console.print("\nBroker", style="bold")
+        for line in report.on_broker.lines():
             console.print(f"  {line}", markup=False)
     _show_findings(report, console)
 

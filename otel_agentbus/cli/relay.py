@@ -18,6 +18,7 @@ from otel_agentbus.values import masked
 from .sentences import counted, fail
 
 if TYPE_CHECKING:
+    from otel_agentbus.journal.redis import RedisJournal
     from otel_agentbus.relay import Relayed, Report
     from otel_agentbus.relay.status import ShardStatus
 
@@ -42,6 +43,10 @@ def relay(
         float, typer.Option(min=0.5, help="Seconds after which others take over the work of a worker that is gone.")
     ] = 5.0,
     status: Annotated[bool, typer.Option("--status", help="Show how the broker is, and end.")] = False,
+    forgotten: Annotated[
+        str | None,
+        typer.Option("--forget-group", metavar="NAME", help="Forget a group that nobody works for any more, and end."),
+    ] = None,
 ) -> None:
     """Make spans of the events in a broker, and send them: one of any number of workers, until SIGTERM or Ctrl-C. An
     event is acknowledged when the endpoint has its spans. Exit code 0: what was read is done; 2: a setting is wrong, or
@@ -52,7 +57,9 @@ def relay(
         url = broker or settings.broker
         if url is None:
             raise ConfigurationError("Which broker? Name it: --from redis://localhost:6379/0, or set AGENTBUS_BROKER.")
-        if status:
+        if forgotten is not None:
+            _forget(url, settings, forgotten)
+        elif status:
             _show_status(url, settings, group)
         else:
             _work(url, settings, group or "relay", metrics=metrics, until_empty=until_empty, lease=lease)
@@ -155,15 +162,36 @@ def _show_status(url: str, settings: Settings, group: str | None) -> None:
 
     journal = journal_of(group or "relay")
     output = Output()
-    try:
+    with _asked(journal):
         groups = [group] if group else journal.groups() or ["relay"]
         found = {each: status_of(journal_of(each)) for each in groups}
-    except OSError as error:
-        why = (error.strerror or str(error)).rstrip(".")
-        raise ConfigurationError(f"The broker {journal.url} does not answer: {why}.") from None
     with quietly_ended():
         for each, shards in found.items():
             _show_group(each, shards, output)
+
+
+@contextmanager
+def _asked(journal: RedisJournal) -> Iterator[None]:
+    """What is asked in here is answered, or there is a sentence."""
+    try:
+        yield
+    except OSError as error:
+        why = (error.strerror or str(error)).rstrip(".")
+        raise ConfigurationError(f"The broker {journal.url} does not answer: {why}.") from None
+
+
+def _forget(url: str, settings: Settings, group: str) -> None:
+    from otel_agentbus.journal.redis import RedisJournal
+
+    journal = RedisJournal(url, name=settings.broker_name, shards=settings.broker_shards, group=group)
+    with _asked(journal):
+        if group not in journal.groups():
+            raise ConfigurationError(f"The broker {journal.url} knows no group {group}: --status shows those it knows.")
+        left = [number for number in range(journal.shards) if not journal.shard(number).forget()]
+    if left:
+        owned = counted(len(left), "shard")
+        raise ConfigurationError(f"Workers of the group {group} own {owned}: end them, then forget it.")
+    typer.echo(f"The group {group} is forgotten: what it had not read is held back for it no longer.")
 
 
 def _show_group(group: str, shards: list[ShardStatus], output: Output) -> None:

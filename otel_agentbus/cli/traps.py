@@ -79,7 +79,8 @@ def _variable(facts: Facts, signal: Signal, setting: str) -> str:
 def nothing_leaves(facts: Facts) -> Iterator[Finding]:
     """Nothing is exported at all."""
     settings = facts.settings
-    if settings.exports_traces or settings.exports_metrics or facts.application_endpoints is not None:
+    sent = settings.exports_traces or settings.exports_metrics or settings.relays
+    if sent or facts.application_endpoints is not None:
         return
     endpoint = settings.endpoint or settings.traces_endpoint or settings.metrics_endpoint
     if settings.sdk_disabled:

@@ -189,8 +189,15 @@ class Feed:
         if load.opening is not None and load.opening[0] != self._introduced:
             self._journal.introduce(*load.opening)
             self._introduced = load.opening[0]
-        self._write(load.parcels)
+        try:
+            self._write(load.parcels)
+        except OSError as error:
+            left = getattr(error, "left", None)
+            if left is not None:  # what others of the shards have taken is not told them again and again
+                load.parcels = [load.parcels[index] for index in left]
+            raise
         outbox.done(load)
+        self.written += load.number
         self._load = None
         return not outbox.pending
 
@@ -203,9 +210,9 @@ class Feed:
         except OSError as error:
             left = getattr(error, "left", None)
             if left is not None:
-                self._line.gone(batch, [batch[index] for index in left])
+                self.written += self._line.gone(batch, [batch[index] for index in left])
             raise
-        self._line.gone(batch)
+        self.written += self._line.gone(batch)
 
     def _write(self, parcels: list[Parcel]) -> None:
         """Write these.
@@ -215,12 +222,7 @@ class Feed:
 
         """
         keys, sources, datas = zip(*parcels, strict=True)
-        try:
-            self._journal.append_many(datas, keys, sources)
-        except OSError as error:
-            self.written += len(parcels) - len(getattr(error, "left", parcels))
-            raise
-        self.written += len(parcels)
+        self._journal.append_many(datas, keys, sources)
         if self._failing:
             _log.info("The broker %s takes events again", self._journal.url)
         self._failing = 0
@@ -338,12 +340,17 @@ class Feed:
     # -- how it is -----------------------------------------------------------------------------------------------------
 
     def health(self) -> dict[str, Any]:
-        """How many events are with the broker, wait in memory and on disk, and were lost, by reason."""
+        """How many events were given, and taken over from processes that are gone; and what became of all these.
+
+        They are with the broker, wait in memory or on disk, were doubles, or were lost, by reason.
+        """
         dropped = Counter(self._line.dropped)
         if self._outbox is not None:
             dropped.update({f"outbox_{reason}": number for reason, number in self._outbox.dropped.items()})
         return {
             "broker": self._journal.url,
+            "given": self._line.given,
+            "adopted": 0 if self._outbox is None else self._outbox.adopted,
             "written": self.written,
             "waiting": self._line.waiting,
             "kept": self.kept,

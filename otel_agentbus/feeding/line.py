@@ -41,12 +41,14 @@ class Line:
 
     def put(self, event: Event) -> None:
         """Take an event; over the bound the oldest is dropped that is no record yet, and counted."""
+        self.given += 1
         if self._closed:
-            self.dropped["closed"] += 1
+            with self._lock:
+                self.dropped["closed"] += 1
+                self._taken += 1
             return
         if self.waiting >= self._size:
             self._make_room()
-        self.given += 1
         self._given.append(event)
 
     def _make_room(self) -> None:
@@ -120,13 +122,15 @@ class Line:
                     break
         return found
 
-    def gone(self, batch: Sequence[Parcel], left: Sequence[Parcel] = ()) -> None:
-        """These are where they were to go, without those that are `left`; unless they are gone already."""
+    def gone(self, batch: Sequence[Parcel], left: Sequence[Parcel] = ()) -> int:
+        """These are where they were to go, without those that are `left`; gives how many, 0 where they were already."""
         with self._lock:
-            if self._ready and self._ready[0] is batch[0]:
-                for _ in batch:
-                    self._ready.popleft()
-                self._ready.extendleft(reversed(left))
+            if not (self._ready and self._ready[0] is batch[0]):
+                return 0
+            for _ in batch:
+                self._ready.popleft()
+            self._ready.extendleft(reversed(left))
+            return len(batch) - len(left)
 
     def close(self) -> None:
         """Take nothing more."""

@@ -53,6 +53,8 @@ class Load:
     parcels: list[Parcel]
     position: Position
     opening: tuple[str, bytes] | None
+    #: How many parcels there were at first: who sends them may leave only those that were not taken.
+    number: int = 0
 
 
 class Outbox:
@@ -81,6 +83,7 @@ class Outbox:
         self._reading: Iterator[Record] = iter(())
         self._ahead: Record | None = None
         self._openings: dict[str, tuple[str, bytes] | None] = {}
+        self._unreadable = 0
 
     def keep(self, parcels: Sequence[Parcel]) -> None:
         """Keep these.
@@ -112,6 +115,7 @@ class Outbox:
         while self._find():
             load = self._loaded(most, most_bytes)
             if load.parcels:
+                load.number = len(load.parcels)
                 load.opening = self._opening_of(_writer(load.position))
                 return load
             self.done(load)
@@ -146,7 +150,7 @@ class Outbox:
             try:
                 load.parcels.append(Parcel.unpack(record.data))
             except ValueError:  # somebody else's
-                pass
+                self._unreadable += 1
             record = next(self._reading, None)
         self._ahead = record
         return load
@@ -169,9 +173,15 @@ class Outbox:
         return self._journal.pending
 
     @property
+    def adopted(self) -> int:
+        """How many were taken over from dead processes."""
+        return self._journal.counts.adopted
+
+    @property
     def dropped(self) -> dict[str, int]:
-        """How many were lost, by reason: see `JournalCounts`."""
-        return dict(self._journal.counts.dropped)
+        """How many were lost, by reason: see `JournalCounts`; "unreadable" are records that are no parcels."""
+        own = {"unreadable": self._unreadable} if self._unreadable else {}
+        return {**self._journal.counts.dropped, **own}
 
     def close(self) -> None:
         """Let go of the files; what waits is for the next process."""

@@ -91,8 +91,11 @@ class ShardCounting:
             for _, counted in self._bridges.values():
                 counted.told += counted.overflowed - folded.get(counted, 0)
 
-    def taken(self) -> dict[str, dict[str, int]]:
-        """What was counted since the last time, to be added up in the store: by hash and field."""
+    def taken(self, now_ns: int | None = None) -> dict[str, dict[str, int]]:
+        """What was counted since the last time, to be added up in the store: by hash and field.
+
+        `now_ns` is the time by the store's clock, which all workers share: it says when these sums began.
+        """
         series: dict[str, int] = {}
         counts: dict[str, int] = {}
         for _, counted in self._bridges.values():
@@ -108,7 +111,7 @@ class ShardCounting:
         found = {SERIES: series, COUNTS: counts}
         if not self._began:
             self._began = True
-            found[BEGAN] = {str(time.time_ns()): 0}
+            found[BEGAN] = {str(now_ns or time.time_ns()): 0}
         return found
 
     def _bridge(self, opening: Opening | None) -> MetricsBridge:

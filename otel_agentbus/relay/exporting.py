@@ -86,7 +86,7 @@ class Outlet:
         parcel = Parcel(batch, len(spans) - refused) if len(spans) > refused else None
         delay = FIRST_S
         while parcel is not None and (verdict := parcel.send(sender, bury, lambda: not go_on())) is not None:
-            self._complain(sender, verdict, parcel.words)
+            self._complain(sender, verdict)
             delay = self._wait(delay, verdict, go_on)
         if parcel is None:
             return refused
@@ -105,7 +105,7 @@ class Outlet:
             raise Undelivered
         return min(delay * 2, LONGEST_S)
 
-    def _complain(self, sender: Sender, verdict: Verdict, _words: str | None) -> None:
+    def _complain(self, sender: Sender, verdict: Verdict) -> None:
         if sender.name not in self._troubled:
             self._troubled.add(sender.name)
             _log.warning(

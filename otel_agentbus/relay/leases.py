@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from zlib import crc32
 
 from ..journal.redis import Lease, RedisJournal
@@ -40,25 +41,32 @@ class Leases:
         """Whether another worker may have this shard by now."""
         return shard in self._lost or shard not in self._held
 
-    def claim(self) -> list[Lease]:
-        """What this worker gets now of what it lacks.
+    def claim(self) -> Iterator[Lease]:
+        """What this worker gets now of what it lacks, one by one: what it has got it has, whatever comes then.
 
         Raises:
             OSError: the broker does not answer.
 
         """
         self._journal.heartbeat(self.worker)
-        lacking = self._share() - len(self._held)
-        found: list[Lease] = []
+        share = self._share()
         for number in self._order():
-            if len(found) >= lacking:
+            if len(self._held) >= share:
                 break
-            lease = self._journal.shard(number).claim(self.worker, self._seconds)
+            lease = self._claimed(number)
             if lease is not None:
                 self._lost.discard(number)
                 self._held[number] = lease
-                found.append(lease)
-        return found
+                yield lease
+
+    def _claimed(self, number: int) -> Lease | None:
+        try:
+            return self._journal.shard(number).claim(self.worker, self._seconds)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            _log.warning("Shard %d cannot be claimed: %s", number, error.strerror)  # the others can
+            return None
 
     def excess(self) -> list[int]:
         """The shards that this worker has beyond its share.

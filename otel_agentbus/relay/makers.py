@@ -24,6 +24,8 @@ _log = logging.getLogger("otel_agentbus.relay")
 
 #: How many sources' makers are kept at hand: processes come and go.
 MAKERS = 512
+#: How many decisions and parents each of them remembers: far fewer than a process does that has them for itself.
+REMEMBERED = 128
 #: Seconds after which an opening that was not there is asked for again.
 AGAIN_S = 10.0
 
@@ -51,8 +53,8 @@ class Makers:
     def __init__(self, settings: Settings, openings: Callable[[str], bytes | None]) -> None:
         self._settings = settings
         self._openings = openings
-        self._id_key = settings.id_key.get_secret_value()
-        self._key_hash = key_hash(self._id_key)
+        self._ids = Ids(settings.id_key.get_secret_value())  # it remembers many: one for all
+        self._key_hash = key_hash(settings.id_key.get_secret_value())
         self._strange: set[str] = set()
         self._made: OrderedDict[str, Maker] = OrderedDict()
         #: The spans that have ended and are to be exported, until somebody takes them.
@@ -94,7 +96,7 @@ class Makers:
         listen(provider, self.spans.append)
         capture = settings.capture_content if opening is None else opening.capture
         conventions = Conventions(flavour_of(opening, settings))
-        writer = SpanWriter(our_tracer(provider), Ids(self._id_key), conventions, capture)
+        writer = SpanWriter(our_tracer(provider), self._ids, conventions, capture, REMEMBERED)
         grace = settings.grace if opening is None or opening.grace < 0 else opening.grace
         return Maker(source, opening, CarefulWriter(writer, self.failed), round(grace * 1e9))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import time
 from collections import Counter
@@ -99,7 +100,7 @@ class Shard:
         kept = trees.kept()
         kept.letters = letters
         if self._counting is not None:
-            kept.counters = self._counting.taken()
+            kept.counters = self._counting.taken(now_ms * 1_000_000)
         self._acknowledge(entries[-1].id if entries else self._lease.position, kept, go_on)
         trees.acked()
         trees.put_away(most_spans)
@@ -129,6 +130,8 @@ class Shard:
                 self._lease.ack(position, kept)
                 return
             except OSError as error:  # it may be done: the same again does nothing then
+                if error.errno == errno.EIO:  # Redis does not take it, and will not
+                    raise
                 if not go_on():
                     raise Undelivered from error
                 _log.debug("What was done could not be acknowledged: %s", error)

@@ -76,6 +76,7 @@ class Tree:
         "_due",
         "_failed",
         "_voices",
+        "events",
         "fresh",
         "key",
         "last_ms",
@@ -95,6 +96,8 @@ class Tree:
         self._busy: set[str] = set()
         #: The voices that have something to judge, and when.
         self._due: dict[str, int] = {}
+        #: How many it has had since it began, all of which are kept until it is over.
+        self.events = 0
         #: Its entries that are not in the store yet.
         self.fresh: list[Entry] = []
         #: When it was last heard of, in the stream's time.
@@ -111,6 +114,7 @@ class Tree:
         if voice is None:
             machine = Source(entry.source, maker.writer, maker.grace_ns, self._count, late=self.late)
             voice = self._voices[entry.source] = _Voice(machine)
+        self.events += 1
         ms = entry.ms
         if event.time_ns is None:
             event.time_ns = ms * 1_000_000

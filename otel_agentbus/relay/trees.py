@@ -7,6 +7,7 @@ the store has the entries, and a tree that was put away, or comes from another w
 
 from __future__ import annotations
 
+import logging
 from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -21,8 +22,12 @@ from ..telemetry.told_accounts import account_told
 from .makers import Makers
 from .tree import Tree
 
+_log = logging.getLogger("otel_agentbus.relay")
+
 #: How many sources' marks are at hand.
 MARKS = 8192
+#: So many events of one tree are worth a warning: who takes it over reads them again.
+LONG = 100_000
 #: Keys that begin like this stand for what has no ids at all, of one source: such trees are over again and again.
 NO_TREE = "@"
 
@@ -118,6 +123,8 @@ class Trees:
         tree = self._tree_at(entry.key, entry.ms)
         self._apply(tree, entry, event)
         tree.fresh.append(entry)
+        if tree.events == LONG:
+            _log.warning("The tree %s has %d events by now, which are all kept until it is over", tree.key, LONG)
         self._settle(tree)
 
     def _apply(self, tree: Tree, entry: Entry, event: Event) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import secrets
@@ -188,9 +189,9 @@ class Worker:
         except Undelivered:
             self._drop(number)
             return False
-        except OSError:
-            raise
-        except Exception:  # noqa: BLE001 - whatever is wrong with one shard, the others go on
+        except Exception as error:  # whatever is wrong with one shard, the others go on
+            if isinstance(error, OSError) and error.errno != errno.EIO:  # Redis does not answer at all
+                raise
             _log.exception("Shard %d cannot be worked off; it is tried again", number)
             self._drop(number)
             self._look_at = time.monotonic() + LONGEST_S

@@ -328,6 +328,14 @@ class CallerTracing:
         """Mark this place: a job begins here, and what it leaves open will be left behind."""
         return ContextBoundary()
 
+    def leave_open(self) -> None:
+        """Make current what was before the blocks that are so here, whether or not they have ended."""
+        here = before = get_current()
+        while type(span := before.get(SPAN_KEY)) is BlockSpan:
+            before = span.block.base
+        if before is not here:
+            attach(before)
+
 
 def _written(span: SpanContext) -> dict[str, str]:
     """A span's context as W3C has it in headers; flags that nobody knows are not passed on."""

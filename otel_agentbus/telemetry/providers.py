@@ -16,6 +16,7 @@ from opentelemetry import metrics, trace
 from otel_agentbus._version import __version__
 from otel_agentbus.errors import ConfigurationError
 from otel_agentbus.settings import Settings
+from otel_agentbus.telemetry.tracer import can_prepare, our_tracer
 from otel_agentbus.values import RATIO_SAMPLERS, SIGNALS, Signal
 
 if TYPE_CHECKING:
@@ -198,7 +199,9 @@ def _nowhere(settings: Settings, signal: Signal) -> str:
 def _build_own(pipeline: Pipeline) -> None:
     """Fill in what the application does not have and the settings ask for."""
     settings = pipeline.settings
-    if settings.relays and pipeline.tracer_provider is None:  # for the sampler, and for what is current in the caller
+    if settings.relays:  # then it is for the sampler, and for what is current in the caller
+        if not _is_prepared(pipeline.tracer_provider):  # another vendor's: it would make spans beside the relay's
+            pipeline.tracer_provider = None
         pipeline.tracer_provider = pipeline.described()
         pipeline.description["traces"] = "made by a relay, of the events that the broker takes"
     for_traces = pipeline.tracer_provider is None and settings.exports_traces
@@ -226,6 +229,10 @@ def _build_own(pipeline: Pipeline) -> None:
         for way in pipeline.ways:
             pipeline._tracing.add_span_processor(way.processor)
             _describe(pipeline, "traces", way.exporter, way.endpoint)
+
+
+def _is_prepared(provider: trace.TracerProvider | None) -> bool:
+    return provider is not None and can_prepare(our_tracer(provider))
 
 
 def _describe(pipeline: Pipeline, signal: Signal, exporter: str, endpoint: str) -> None:

@@ -46,10 +46,8 @@ from .places import Place, span_data
 from .runs import OpenSpan
 from .tracer import Prepared, start_prepared
 
-#: How many trees' decisions are remembered, of those that no caller has decided.
-DECISIONS = 4096
-#: How many parents are remembered.
-PARENTS = 4096
+#: How many trees' decisions are remembered, of those that no caller has decided; how many parents.
+REMEMBERED = 4096
 
 #: How each event names the span that it begins (or, standing alone, ends).
 _BEGINNINGS: dict[type[Event], str] = {
@@ -91,7 +89,14 @@ def begin_with(conventions: Conventions) -> Begin:
 class SpanWriter:
     """Writes with one tracer, in one flavour of the conventions, showing content as the capture mode says."""
 
-    def __init__(self, tracer: Tracer, ids: Ids, conventions: Conventions, capture: str = "NO_CONTENT") -> None:
+    def __init__(
+        self,
+        tracer: Tracer,
+        ids: Ids,
+        conventions: Conventions,
+        capture: str = "NO_CONTENT",
+        remembered: int = REMEMBERED,
+    ) -> None:
         self._tracer = tracer
         self._ids = ids
         self._conventions = conventions
@@ -107,7 +112,8 @@ class SpanWriter:
         #: How many spans without length were made.
         self.moments = 0
         #: Siblings stand under one parent.
-        self._above = lru_cache(maxsize=PARENTS)(self._parent_span)
+        self._above = lru_cache(maxsize=remembered)(self._parent_span)
+        self._remembered = remembered
 
     # -- beginning -----------------------------------------------------------------------------------------------------
 
@@ -176,7 +182,7 @@ class SpanWriter:
             trace_id = self._ids.trace_id(root)
             text, _ = decided(self._tracer, Context(), trace_id, event, self._begin, None)
             origin = self._decisions[root] = read_origin(text) or Origin(trace_id)
-            if len(self._decisions) > DECISIONS:
+            if len(self._decisions) > self._remembered:
                 self._decisions.popitem(last=False)
         return origin
 

@@ -221,7 +221,8 @@ async def test_a_worker_that_is_told_to_end_loses_nothing_and_the_next_one_links
     pool: ArqRedis, redis_url: str, receiver: HttpReceiver
 ) -> None:
     job, tool = await enqueue(pool, "sleep_at_first")
-    with going_on(command(WAYS["observed"]), receiver.url, TEST_REDIS_URL=redis_url):
+    slow = {"OTEL_BSP_SCHEDULE_DELAY": "60000"}
+    with going_on(command(WAYS["observed"]), receiver.url, TEST_REDIS_URL=redis_url, **slow):
         await until(has(job, JobStatus.in_progress))
         await asyncio.sleep(0.2)  # the job's own task begins after that mark
     await work(redis_url, receiver.url)

@@ -42,7 +42,10 @@ WORKER = "invoke_agent researcher"
 def client(redis_url: str) -> Iterator[celery.Celery]:
     """An application that sends tasks by their names, observed."""
     app = celery.Celery("client", broker=redis_url, backend=redis_url, set_as_current=False)
-    app.backend.on_task_call = lambda *_: None  # results are asked for: a subscription would outlive the server
+    # Results are asked for. A subscription would outlive the server, and end where a result is collected as garbage,
+    # be that in the middle of another command of the same connection: which then waits for ever.
+    app.backend.on_task_call = lambda *_: None
+    app.backend.add_pending_result = lambda result, **_: result
     observing = adapter.instrument()
     yield app
     observing.off()

@@ -81,6 +81,12 @@ def all_numbers(url: str, source: str = "s") -> list[int]:
     return sorted(number for shard in arrived(url) for number in numbers(shard, source))
 
 
+def adds_up(told: dict[str, Any]) -> bool:
+    """Whether each event that was given, or taken over, is in one place."""
+    places = told["written"], told["waiting"], told["kept"], told["duplicates"], *told["dropped"].values()
+    return bool(told["given"] + told["adopted"] == sum(places))
+
+
 def soon(seconds: float = 10.0) -> float:
     return time.monotonic() + seconds
 
@@ -110,6 +116,8 @@ def test_events_arrive_in_order_with_their_trees_their_accounts_and_what_describ
     assert opening.source == "s"
     assert fed.health() == {
         "broker": redis_url,
+        "given": 302,
+        "adopted": 0,
         "written": 302,
         "waiting": 0,
         "kept": 0,
@@ -120,6 +128,7 @@ def test_events_arrive_in_order_with_their_trees_their_accounts_and_what_describ
     assert fed.close(soon())
     fed(started(302))
     assert fed.health()["dropped"] == {"closed": 1}
+    assert adds_up(fed.health())
 
 
 @pytest.mark.parametrize("way", ["kill", "pause", "full", "read only", "password", "wrong type"])
@@ -141,7 +150,7 @@ def test_what_redis_does_not_take_waits_and_arrives_in_order(server: Redis, tmp_
     expected = range(100, 6_100) if way == "kill" else range(6_100)  # it comes back empty
     assert all_numbers(server.url) == list(expected)
     told = fed.health()
-    assert (told["waiting"], told["kept"], told["dropped"]) == (0, 0, {})
+    assert (told["waiting"], told["kept"], told["dropped"], adds_up(told)) == (0, 0, {}, True)
     reasons = {"kill": "unreachable", "pause": "timeout", "full": "memory full", "read only": "read only"}
     assert told["failures"][{**reasons, "password": "not allowed", "wrong type": "error"}[way]] > 0
     assert fed.close(soon())
@@ -183,6 +192,28 @@ def back(server: Redis, client: Any, way: str) -> None:
             client.rename(f"kept:{number}", f"{{agentbus:{number}}}:events")
 
 
+def test_what_one_shard_does_not_take_is_not_told_to_the_others_again_and_again(server: Redis, tmp_path: Path) -> None:
+    fed = feed(server.url, tmp_path / "spool", queue_size=200)
+    client: Any = redis.Redis.from_url(server.url)
+    broken = "{agentbus:3}:events"
+    client.set(broken, "no stream")
+    given = 0
+    while not fed.health()["kept"]:
+        give(fed, range(given, given + 100))
+        given += 100
+        assert wait_until(lambda: fed.health()["waiting"] <= 100)
+    failures = fed.health()["failures"]["error"]
+    assert wait_until(lambda: fed.health()["failures"]["error"] >= failures + 3, 30)
+    streams = [client.xlen(f"{{agentbus:{number}}}:events") for number in range(8) if number != 3]
+    assert sum(streams) < given
+    client.delete(broken)
+    assert fed.flush(soon(30))
+    assert all_numbers(server.url) == list(range(fed.health()["given"]))
+    assert adds_up(fed.health())
+    assert fed.close(soon())
+    client.close()
+
+
 def test_without_a_disk_what_does_not_fit_is_counted(server: Redis) -> None:
     server.kill()
     fed = feed(server.url, "off", queue_size=500)
@@ -195,6 +226,7 @@ def test_without_a_disk_what_does_not_fit_is_counted(server: Redis) -> None:
     told = fed.health()
     assert (told["waiting"], told["kept"]) == (0, 0)
     assert told["dropped"]["queue_full"] + told["dropped"]["no_spool"] == 2_000
+    assert adds_up(told)
 
 
 @pytest.mark.parametrize("way", ["kill", "pause"])
@@ -208,7 +240,7 @@ def test_what_is_left_at_the_end_is_sent_by_the_next_process(server: Redis, tmp_
     assert not first.close(soon(1.0))
     assert time.monotonic() - begun < 5
     told = first.health()
-    assert (told["waiting"], told["kept"], told["dropped"]) == (0, 3_000, {})
+    assert (told["waiting"], told["kept"], told["dropped"], adds_up(told)) == (0, 3_000, {}, True)
     back(server, redis.Redis.from_url(server.url), way)
     with redis.Redis.from_url(server.url) as client:
         client.delete("agentbus:opening:s")
@@ -221,6 +253,8 @@ def test_what_is_left_at_the_end_is_sent_by_the_next_process(server: Redis, tmp_
     opening = Opening.read(RedisJournal(server.url).openings("s"))
     assert opening is not None
     assert opening.source == "s"
+    told = second.health()
+    assert (told["given"], told["adopted"], told["written"], adds_up(told)) == (10, 3_000, 3_010, True)
     assert second.close(soon())
     assert [path for path in (tmp_path / "spool").rglob("*") if path.suffix == ".seg"] == []
 

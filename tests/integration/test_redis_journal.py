@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -15,7 +17,9 @@ from otel_agentbus.recording import Recorder, read_record
 from otel_agentbus.testing import wait_until
 
 from ..receivers import in_a_process_of_its_own
+from .conftest import _lifetime
 from .redis_journals import claimed, filled, journal
+from .redis_server import Redis, installed
 
 
 @pytest.fixture
@@ -73,6 +77,25 @@ def test_the_opening_is_there_before_the_first_record_and_again_after_a_loss(red
     log.append(b"2")
     assert log.openings("s") == b"who"
     assert client.hgetall("agentbus:meta") == {b"shards": b"1"}
+
+
+class OnSocket(Redis):
+    """A server that listens on a socket of the file system."""
+
+    def command(self) -> list[str]:
+        return [*super().command(), "--unixsocket", str(self.directory / "redis.sock")]
+
+
+def test_a_socket_of_the_file_system_is_a_way_to_redis(tmp_path: Path) -> None:
+    binary = installed()
+    if binary is None:
+        pytest.skip("redis-server is not installed: `make backends` does it.")
+    with TemporaryDirectory() as directory:  # the path of a socket has to be short
+        for _ in _lifetime(lambda: OnSocket(binary, Path(directory))):
+            log = journal(f"unix://{directory}/redis.sock?db=0")
+            log.append(b"1")
+            assert [record.data for record in log.read()] == [b"1"]
+            log.close()
 
 
 # -- leases ----------------------------------------------------------------------------------------------------------
@@ -327,3 +350,46 @@ def test_a_recorder_writes_each_event_with_its_key_and_what_is_read_is_the_group
     assert list(reader.read()) == []
     reader.close()
     assert list(RedisJournal(redis_url).read()) == []
+
+
+# -- a store that has lost something ---------------------------------------------------------------------------------
+
+
+def test_a_lease_ends_where_the_store_has_lost_an_acknowledgement_and_nothing_that_is_there_is_left_out(
+    redis_url: str, client: Any
+) -> None:
+    log = journal(redis_url)
+    filled(log, 10)
+    lease = claimed(log)
+    first = lease.read(5)
+    lease.ack(first[-1].id, Kept(grown={"k": first}))
+    before = {key: client.dump(key) for key in client.keys("*")}
+    second = lease.read(5)
+    lease.ack(second[-1].id, Kept(grown={"k": second}))
+    client.flushall()
+    for key, value in before.items():  # as a replica that lagged behind, or a file that was not written to the end
+        client.restore(key, 0, value)
+    log.append_many([b"later"], ["k"], ["s"])
+    with pytest.raises(LeaseLost):
+        lease.read(10)
+    with pytest.raises(LeaseLost):
+        lease.ack(lease.position, Kept(dropped=["k"]))
+    lease.release()
+    again = claimed(log)
+    assert [entry.data for entry in again.tree("k")] == [b"0", b"1", b"2", b"3", b"4"]
+    assert [entry.data for entry in again.read(10)] == [b"5", b"6", b"7", b"8", b"9", b"later"]
+
+
+def test_a_stream_that_somebody_has_deleted_begins_anew_and_is_counted_right(redis_url: str, client: Any) -> None:
+    log = journal(redis_url)
+    filled(log, 10)
+    lease = claimed(log)
+    lease.ack(lease.read(100)[-1].id)
+    client.delete("{agentbus:0}:events")
+    filled(log, 5)
+    assert log.shard(0).lag() == 5
+    lease.ack(lease.read(100)[-1].id)
+    filled(log, 3)
+    assert (log.shard(0).lag(), log.shard(0).trimmed()) == (3, 0)
+    lease.ack(lease.read(100)[-1].id)
+    assert log.shard(0).lag() == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from otel_agentbus import Settings
 from otel_agentbus.events import LlmResponse
-from otel_agentbus.journal.redis import RedisJournal
+from otel_agentbus.journal.redis import Lease, RedisJournal, ShardLog
 from otel_agentbus.recording import record_of
 from otel_agentbus.relay import Relayed, relay
 from otel_agentbus.testing import wait_until
@@ -345,6 +348,44 @@ def test_a_broker_that_is_away_is_waited_for(
         assert wait_until(lambda: received(receiver).keys() == wanted.keys(), PATIENCE_S)
     assert caplog.text.count("does not answer") == 1
     assert caplog.text.count("answers again") == 1
+
+
+def test_a_shard_that_is_no_stream_holds_up_no_other(redis_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    seeds = range(20, 32)
+    wanted = {key: data for seed in seeds for key, data in write(redis_url, seed).items()}
+    with redis.Redis.from_url(redis_url) as client, HttpReceiver() as receiver:
+        broken = max((f"{{agentbus:{number}}}:events" for number in range(SHARDS)), key=client.xlen)
+        client.rename(broken, "kept")
+        client.set(broken, "no stream")
+        with relaying(redis_url, receiver.url):
+            assert wait_until(lambda: not waiting(client, broken), PATIENCE_S)
+            assert 0 < len(received(receiver)) < len(wanted)
+            client.rename("kept", broken)
+            assert wait_until(lambda: received(receiver).keys() == wanted.keys(), PATIENCE_S)
+    assert "WRONGTYPE" in caplog.text
+
+
+def waiting(client: Any, broken: str) -> int:
+    """How many entries are in the streams but this one."""
+    streams = [f"{{agentbus:{number}}}:events" for number in range(SHARDS)]
+    return sum(client.xlen(stream) for stream in streams if stream != broken)
+
+
+def test_what_was_claimed_before_redis_failed_is_worked_off(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = {key: data for seed in range(20, 32) for key, data in write(redis_url, seed).items()}
+    claim, asked = ShardLog.claim, Counter[str]()
+
+    def fails(shard: ShardLog, worker: str, seconds: float) -> Lease | None:
+        asked[worker] += 1
+        if asked[worker] == SHARDS // 2:
+            raise OSError(errno.ETIMEDOUT, "no answer")
+        return claim(shard, worker, seconds)
+
+    monkeypatch.setattr(ShardLog, "claim", fails)
+    with HttpReceiver() as receiver:
+        with relaying(redis_url, receiver.url):
+            assert wait_until(lambda: not lag(redis_url), PATIENCE_S)
+        assert received(receiver).keys() == wanted.keys()
 
 
 def test_metrics_are_counted_once_whoever_reads_and_however_often(redis_url: str) -> None:

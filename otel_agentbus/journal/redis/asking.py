@@ -12,6 +12,9 @@ from ...values import masked
 
 Word: TypeAlias = str | bytes | int
 
+#: What Redis says where it takes no writes for now: a replica, one whose disk fails, one whose replicas are away.
+_NO_WRITES = ("READONLY", "MISCONF", "NOREPLICAS")
+
 
 class Asking:
     """Sends commands to one Redis, from any thread. Nothing is sent a second time: who asks knows whether it may be.
@@ -37,7 +40,7 @@ class Asking:
                 url,
                 socket_timeout=timeout,
                 socket_connect_timeout=timeout,
-                socket_keepalive=True,
+                **({} if url.startswith("unix:") else {"socket_keepalive": True}),
                 retry=Retry(NoBackoff(), 0),  # else it waits for seconds, and sends again what was done
             )
         except (ValueError, TypeError):  # its sentence may have the password
@@ -120,8 +123,10 @@ def _translated(error: Exception) -> OSError:
         return OSError(errno.ETIMEDOUT, text)
     if isinstance(error, (exceptions.AuthenticationError, exceptions.NoPermissionError, exceptions.AuthorizationError)):
         return OSError(errno.EACCES, text)
-    if isinstance(error, exceptions.ReadOnlyError) or "READONLY" in text:
+    if isinstance(error, exceptions.ReadOnlyError) or any(word in text for word in _NO_WRITES):
         return OSError(errno.EROFS, text)
+    if "BUSY" in text:  # somebody's script runs for long
+        return OSError(errno.ETIMEDOUT, text)
     if "OOM" in text or isinstance(error, exceptions.OutOfMemoryError):
         return OSError(errno.ENOSPC, text)
     if isinstance(error, exceptions.ConnectionError):

@@ -232,6 +232,15 @@ class RedisJournal:
         assert self._stored is not None
         return self._stored
 
+    def known_shards(self) -> int:
+        """How many shards there are, as the store says; 0 where nobody has told it, which this does not, either.
+
+        Raises:
+            OSError: Redis does not say.
+
+        """
+        return self.shards if self._asking.ask("HEXISTS", self._names.meta, "shards") else 0
+
     def shard(self, number: int) -> ShardLog:
         """One of the shards, from 0 on."""
         return ShardLog(self._asking, self._names, number, self._remember)

@@ -18,7 +18,10 @@ LETTERS = 1_000
 
 
 class LeaseLost(Exception):
-    """Another worker has the shard now, or the store was emptied: nothing more of this lease is ever written."""
+    """Another worker has the shard now, or the store has lost what it was told: nothing more of this lease is written.
+
+    A store loses that where it starts again, or where another takes its place, without the latest of what it knew.
+    """
 
 
 class Lease:
@@ -73,9 +76,13 @@ class Lease:
         """
         self._asking.run(RELEASE, (self._key("owner"), self._key("state")), (self._token,))
 
-    def _check(self, token: Any) -> None:
-        if good(token) != self._token:
-            raise LeaseLost(f"shard {self.shard} of {self._names.meta} is another's")
+    def _check(self, state: Any) -> None:
+        token, acks = good(state)
+        if token != self._token or int(acks or 0) != self._acks:
+            raise self._lost_it()
+
+    def _lost_it(self) -> LeaseLost:
+        return LeaseLost(f"shard {self.shard} of {self._names.meta} is another's, or was set back")
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
@@ -89,19 +96,22 @@ class Lease:
         """
         reached, offset, lost = self._reached
         stream = self._names.events(self.shard)
-        token, found, told = self._asking.ask_all(
+        state, found, told = self._asking.ask_all(
             (
-                ("HGET", self._key("state"), "token"),
+                ("HMGET", self._key("state"), "token", "ack"),
                 ("XRANGE", stream, f"({reached}", "+", "COUNT", most),
                 ("XINFO STREAM", stream),
             ),
             at_once=True,
         )
-        self._check(token)
+        self._check(state)
         entries = [_entry(number, fields) for number, fields in good(found)]
-        gone = 0 if isinstance(told, OSError) else int(told.get("entries-added", 0)) - int(told["length"])
-        if gone > offset:  # the length bound took what nobody has read
-            offset, lost = gone, lost + gone - offset
+        there = not isinstance(told, OSError)
+        added, length = (int(told.get("entries-added", 0)), int(told["length"])) if there else (0, 0)
+        if added - length > offset:  # the length bound took what nobody has read
+            offset, lost = added - length, lost + added - length - offset
+        if there and len(entries) < most:  # these are the last ones, whatever somebody has done to the stream
+            offset = added - len(entries)
         for entry in entries:
             offset += 1
             self._unacknowledged.append((entry.id, offset, lost))
@@ -180,7 +190,7 @@ class Lease:
         )
         answer = self._asking.run(ACK, (self._key("owner"), self._key("state"), *keys, *own), arguments)
         if answer == b"lost":
-            raise LeaseLost(f"shard {self.shard} of {self._names.meta} is another's")
+            raise self._lost_it()
         self._acks += 1
         if self._counters is not None:
             self._counters.update(sums)

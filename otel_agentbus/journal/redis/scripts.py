@@ -19,6 +19,7 @@ return id
 CLAIM = """
 if redis.call('EXISTS', KEYS[1]) == 1 then return false end
 redis.call('HDEL', KEYS[2], 'ack')
+redis.call('XLEN', KEYS[4])  -- no stream: it ends here
 local token = redis.call('HINCRBY', KEYS[2], 'epoch', 1) .. ' ' .. ARGV[1]
 redis.call('SET', KEYS[1], token, 'PX', ARGV[2])
 if redis.call('HEXISTS', KEYS[2], 'position') == 0 then
@@ -76,12 +77,15 @@ return 1
 
 #: KEYS: as below. ARGV: token, number of the acknowledgement, milliseconds of the lease, group, position, offset, lost,
 #: milliseconds that something is remembered, most that is remembered, most letters, beginning of a tree's key; then
-#: what is kept, each part after its length. Gives "lost" (the lease), "done" (before) or "ok".
+#: what is kept, each part after its length. Gives "lost" (the lease, or by the store what it was told before), "done"
+#: (before) or "ok".
 ACK = """
 local owner, state, positions, stream = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local heard, over, marks, marked, counters, letters = KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 if redis.call('HGET', state, 'token') ~= ARGV[1] then return 'lost' end
-if redis.call('HGET', state, 'ack') == ARGV[2] then return 'done' end
+local acks = redis.call('HGET', state, 'ack') or '0'
+if acks == ARGV[2] then return 'done' end
+if tonumber(acks) + 1 ~= tonumber(ARGV[2]) then return 'lost' end
 redis.call('PEXPIRE', owner, ARGV[3])
 redis.call('SET', owner, ARGV[1], 'PX', ARGV[3])
 
@@ -149,4 +153,14 @@ if ms > 0 or number > 0 then
   call('XTRIM', stream, 'MINID', '=', string.format('%.0f-%.0f', ms, number + 1))
 end
 return 'ok'
+"""
+
+#: KEYS: owner, positions of the groups, open trees, then all else that the group keeps. ARGV: group, beginning of a
+#: tree's key. Whether nobody owned the shard, and all of it is gone.
+FORGET = """
+if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+for _, key in ipairs(redis.call('ZRANGE', KEYS[3], 0, -1)) do redis.call('DEL', ARGV[2] .. key) end
+redis.call('HDEL', KEYS[2], ARGV[1])
+for i = 3, #KEYS do redis.call('DEL', KEYS[i]) end
+return 1
 """

@@ -9,7 +9,7 @@ from .asking import Asking, good
 from .counters import Counters, read_counters
 from .entries import Names, parts_of
 from .leases import Lease
-from .scripts import CLAIM
+from .scripts import CLAIM, FORGET
 
 
 class ShardLog:
@@ -55,7 +55,8 @@ class ShardLog:
         if told is None:
             return 0
         added, length = told
-        return length if offset is None else max(min(added - offset, length), 0)
+        known = offset is not None and offset <= added  # else somebody has deleted the stream, and it began anew
+        return min(added - (offset or 0), length) if known else length
 
     def trimmed(self) -> int:
         """How many entries went by the bound on the length before the group had acknowledged them.
@@ -78,6 +79,19 @@ class ShardLog:
     def open_trees(self) -> int:
         """How many trees are open."""
         return int(self._asking.ask("ZCARD", self._key("heard")))
+
+    def forget(self) -> bool:
+        """Forget how far the group has read here, and what it has kept; False where a worker owns the shard.
+
+        If the group comes again, it begins with what is there.
+
+        Raises:
+            OSError: Redis does not say whether it was done.
+
+        """
+        kept = ("heard", "state", "over", "marks", "marked", "counters", "letters")
+        keys = (self._key("owner"), self._names.positions(self.number), *map(self._key, kept))
+        return bool(self._asking.run(FORGET, keys, (self._names.own, self._names.tree(self.number, ""))))
 
     def counters(self) -> Counters:
         """The numbers that were added up so far, by series and name: ints, and decimals as text."""
