@@ -6,6 +6,8 @@ RUN    := $(VENV)/bin
 PIP    := $(RUN)/python -m pip --disable-pip-version-check --quiet
 #: In how many processes the unit tests run; some measure how threads meet, and want a core each.
 WORKERS ?= 2
+#: The same of the integration tests, which wait for other processes most of their time.
+WAITING ?= 4
 #: Tests of what is made of the standard library alone: no version of anything matters to them.
 OWN    := test_router*.py test_delivery*.py test_journal*.py test_streams*.py test_processes.py test_task_groups.py
 LOCKS  := requirements/build.txt requirements/run.txt requirements/dev.txt
@@ -39,8 +41,8 @@ backends: $(VENV)/dev.stamp ## build the real Collector and Jaeger (needs Go; ca
 	$(RUN)/python -m tests.integration.build_backends
 	$(RUN)/python -m tests.integration.redis_server
 
-integration: $(VENV)/dev.stamp ## the tests against the real Collector and Jaeger
-	$(RUN)/python -m pytest -q -n $(WORKERS) --dist loadfile -p no:benchmark tests/integration
+integration: $(VENV)/dev.stamp ## the tests against the real Collector, Jaeger, Prometheus and Redis
+	$(RUN)/python -m pytest -q -n $(WAITING) --dist loadfile -p no:benchmark tests/integration
 
 soak: $(VENV)/dev.stamp ## half an hour, or 2,000,000 events, before a Collector that comes and goes (CI: 200,000)
 	AGENTBUS_REQUIRE_BACKENDS=1 AGENTBUS_SOAK_EVENTS=2000000 AGENTBUS_SOAK_SECONDS=1800 \

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import logging
 import re
 import threading
 from collections.abc import Callable, Mapping
@@ -12,6 +13,8 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from ..errors import UnsupportedFramework
+
+_log = logging.getLogger("otel_agentbus.adapters")
 
 
 class Switch(Protocol):
@@ -124,12 +127,14 @@ def active() -> dict[str, Switch]:
 def instrument(*names: str) -> Instrumented:
     """Observe these frameworks through their own official hooks, for every agent in this process.
 
-    The name `auto` stands for all that are installed in a supported version.
+    The name `auto` stands for all that are installed in a supported version; one of them that cannot be imported is
+    left out, with a warning.
 
     Raises `UnsupportedFramework` for a name that has no adapter, and for a framework that is not installed or whose
     version is outside the supported ones; then nothing is switched on. Calling twice counts: the last `off()` is off.
     """
-    if "auto" in names:
+    found = "auto" in names
+    if found:
         names = auto()
     wanted = tuple(dict.fromkeys(name.strip().lower().replace("_", "-") for name in names))
     for name in wanted:
@@ -138,12 +143,24 @@ def instrument(*names: str) -> Instrumented:
     try:
         with _lock:
             for name in wanted:
-                _switch_on(name)
-                begun.append(name)
+                if found:
+                    _switch_on_if_whole(name, begun)
+                else:
+                    _switch_on(name)
+                    begun.append(name)
     except BaseException:
         Instrumented(tuple(begun)).off()
         raise
-    return Instrumented(wanted)
+    return Instrumented(tuple(begun))
+
+
+def _switch_on_if_whole(name: str, begun: list[str]) -> None:
+    try:
+        _switch_on(name)
+    except Exception:  # noqa: BLE001 - nobody asked for it: a library that is broken here is perhaps not even used
+        _log.warning("%s is installed, but cannot be observed", name, exc_info=True)
+    else:
+        begun.append(name)
 
 
 def _switch_on(name: str) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import subprocess
 import sys
+from types import ModuleType
 
 import pytest
 from pydantic_ai import Agent
@@ -75,6 +77,26 @@ def test_every_tested_version_is_taken(monkeypatch: pytest.MonkeyPatch, version:
     monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
 
     assert "pydantic-ai" in adapters.auto()
+
+
+@pytest.mark.parametrize("error", [ImportError("half installed"), RuntimeError("broken")])
+def test_auto_leaves_out_what_is_installed_and_cannot_be_imported(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    imported = importlib.import_module
+
+    def fails(name: str, package: str | None = None) -> ModuleType:
+        if name == "otel_agentbus.adapters.rq":
+            raise error
+        return imported(name, package)
+
+    monkeypatch.setattr(importlib, "import_module", fails)
+    with adapters.instrument("auto") as found:
+        assert found.names == tuple(name for name in DISTRIBUTIONS if name != "rq")
+    assert "rq is installed, but cannot be observed" in caplog.text
+    with pytest.raises(type(error)):
+        adapters.instrument("rq")
+    assert adapters.active() == {}
 
 
 def test_switching_on_twice_counts_and_the_last_off_is_off() -> None:

@@ -113,7 +113,9 @@ def run_to_end(command: list[str], endpoint: str, timeout: float = 60.0, **more:
 
 
 @contextmanager
-def going_on(command: list[str], endpoint: str, **more: str) -> Iterator[subprocess.Popen[bytes]]:
+def going_on(
+    command: list[str], endpoint: str, *, patience: float = 30.0, **more: Any
+) -> Iterator[subprocess.Popen[bytes]]:
     """A worker that waits for jobs, ended by SIGTERM, in a process group of its own. It is not slow to send spans."""
     variables = environment(endpoint, **{"OTEL_BSP_SCHEDULE_DELAY": "200", **more})
     process = subprocess.Popen([sys.executable, *command], cwd=ROOT, env=variables, start_new_session=True)
@@ -121,7 +123,7 @@ def going_on(command: list[str], endpoint: str, **more: str) -> Iterator[subproc
         yield process
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
-        process.wait(30)
+        process.wait(patience)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)

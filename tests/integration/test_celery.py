@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,9 @@ POOLS = {
 ONE = ("--pool=prefork", "--concurrency=1")
 SPARE = ("--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel=warning")
 WORKER = "invoke_agent researcher"
+#: Where Celery is told to end before its main process has read a result, a child waits half a minute for that: also
+#: without us. So it is given the time to read, and to end if that was not enough.
+READ_S, PATIENCE_S = 0.3, 75.0
 
 
 @pytest.fixture
@@ -59,10 +63,13 @@ def receiver() -> Iterator[HttpReceiver]:
         yield made
 
 
-def worker(url: str, endpoint: str, *options: str, **more: str) -> AbstractContextManager[subprocess.Popen[bytes]]:
+@contextmanager
+def worker(url: str, endpoint: str, *options: str, **more: str) -> Iterator[subprocess.Popen[bytes]]:
     """A worker; it is ended softly when it is left."""
     command = ["-m", "celery", "-A", TASKS, "worker", *SPARE, *(options or ONE)]
-    return going_on(command, endpoint, CELERY_URL=url, **more)
+    with going_on(command, endpoint, patience=PATIENCE_S, CELERY_URL=url, **more) as process:
+        yield process
+        time.sleep(READ_S)
 
 
 @contextmanager
@@ -278,7 +285,7 @@ def test_a_worker_that_is_ended_right_after_a_task_loses_nothing(
     with worker(redis_url, receiver.url, *POOLS[pool], OTEL_BSP_SCHEDULE_DELAY="60000") as process:
         wait_for_file(told)
         process.send_signal(number)
-        process.wait(30)
+        process.wait(PATIENCE_S)
     (span,) = arrived(receiver, WORKER)
     assert span.parent == place[0].span_id
 
@@ -291,7 +298,7 @@ def test_a_task_that_a_cold_shutdown_ends_is_told_with_what_was_done_before(
     with worker(redis_url, receiver.url, OTEL_BSP_SCHEDULE_DELAY="60000") as process:
         wait_for_file(told)
         process.send_signal(signal.SIGQUIT)
-        process.wait(30)
+        process.wait(PATIENCE_S)
     assert {span.name for span in arrived(receiver)} == {"invoke_agent done before", "invoke_agent hanging"}
 
 
@@ -330,7 +337,7 @@ def test_a_dead_endpoint_changes_nothing_but_what_arrives(
     with closed_port() as port, worker(redis_url, f"http://127.0.0.1:{port}", **flush) as process:
         assert get(send(client, "research", "sea")) == "words about sea"
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(PATIENCE_S) == 0
 
 
 def test_an_endpoint_that_hangs_keeps_no_worker_from_its_end(client: celery.Celery, redis_url: str) -> None:
@@ -338,7 +345,7 @@ def test_an_endpoint_that_hangs_keeps_no_worker_from_its_end(client: celery.Cele
     with HttpReceiver(hang) as hanging, worker(redis_url, hanging.url, AGENTBUS_EXIT_TIMEOUT="1") as process:
         assert get(send(client, "research", "sea")) == "words about sea"
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(PATIENCE_S) == 0
 
 
 # -- what is sent ------------------------------------------------------------------------------------------------------
