@@ -114,7 +114,7 @@ def run_to_end(command: list[str], endpoint: str, timeout: float = 60.0, **more:
 
 @contextmanager
 def going_on(
-    command: list[str], endpoint: str, *, patience: float = 30.0, **more: Any
+    command: list[str], endpoint: str, patience: float = 30.0, /, **more: str
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A worker that waits for jobs, ended by SIGTERM, in a process group of its own. It is not slow to send spans."""
     variables = environment(endpoint, **{"OTEL_BSP_SCHEDULE_DELAY": "200", **more})

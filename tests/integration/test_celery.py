@@ -67,7 +67,7 @@ def receiver() -> Iterator[HttpReceiver]:
 def worker(url: str, endpoint: str, *options: str, **more: str) -> Iterator[subprocess.Popen[bytes]]:
     """A worker; it is ended softly when it is left."""
     command = ["-m", "celery", "-A", TASKS, "worker", *SPARE, *(options or ONE)]
-    with going_on(command, endpoint, patience=PATIENCE_S, CELERY_URL=url, **more) as process:
+    with going_on(command, endpoint, PATIENCE_S, CELERY_URL=url, **more) as process:
         yield process
         time.sleep(READ_S)
 
