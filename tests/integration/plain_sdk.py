@@ -83,6 +83,7 @@ VALUES: dict[str, tuple[str, ...]] = {
     names.CHANNEL: ("telegram", "web"),
     names.DIRECTION: ("inbound", "outbound"),
     names.DEPLOYMENT_STATUS: ("succeeded", "failed"),
+    names.RELAY_GROUP: ("relay",),
 }
 
 
