@@ -93,10 +93,11 @@ lock-lowest: ## renew the lock of the lowest versions (needs uv)
 	uv pip compile --quiet --python-version 3.11 --resolution lowest-direct --generate-hashes --no-emit-index-url --no-header \
 		pyproject.toml --extra prices --group test --output-file requirements/lowest.txt
 
+# Without dependencies: the lock has them all, and pip would look for newer ones of those that are named with an extra.
 .venv-lowest/stamp: pyproject.toml requirements/lowest.txt
 	@test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r requirements/build.txt
-	.venv-lowest/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r requirements/lowest.txt
+	.venv-lowest/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes --no-deps -r requirements/lowest.txt
 	.venv-lowest/bin/python -m pip --disable-pip-version-check --quiet install --no-deps --no-build-isolation --editable .
 	@touch $@
 
