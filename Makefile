@@ -45,7 +45,7 @@ backends: $(VENV)/dev.stamp ## build the real Collector and Jaeger (needs Go; ca
 	$(RUN)/python -m tests.integration.redis_server
 
 integration: $(VENV)/dev.stamp ## the tests against the real Collector, Jaeger, Prometheus and Redis
-	$(RUN)/python -m pytest -q -n $(WAITING) --dist loadfile -p no:benchmark tests/integration
+	$(RUN)/python -m pytest -q -n $(WAITING) --dist loadfile --no-loadscope-reorder -p no:benchmark tests/integration
 
 soak: $(VENV)/dev.stamp ## half an hour, or 2,000,000 events, before a Collector that comes and goes (CI: 200,000)
 	AGENTBUS_REQUIRE_BACKENDS=1 AGENTBUS_SOAK_EVENTS=2000000 AGENTBUS_SOAK_SECONDS=1800 \

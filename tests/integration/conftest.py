@@ -22,6 +22,15 @@ S = TypeVar("S", bound=Server)
 START_ATTEMPTS = 3  # a free port may be taken by somebody else before the server has it
 
 
+#: The files that take longest: begun first, so that nobody waits for the last of them alone.
+LONGEST = ("test_soak", "test_killed", "test_relay_killed", "test_burst", "test_dashboards", "test_rq", "test_celery")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the longest first; within a file nothing changes."""
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
+
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Marks every test in this directory."""
     item.add_marker(pytest.mark.integration)

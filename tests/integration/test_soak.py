@@ -144,7 +144,8 @@ def halves(samples: list[Sample], value: Callable[[Sample], int]) -> tuple[list[
 
 
 def test_memory_is_flat(soaked: Soaked) -> None:
-    first, second = halves(soaked.samples, lambda sample: sample.rss)
+    """Its last two quarters: until then what is remembered, which is bounded, fills up, on a busy machine slowly."""
+    first, second = halves(soaked.samples[-len(soaked.samples) * 5 // 8 :], lambda sample: sample.rss)
     told = f"MiB: {[sample.rss >> 20 for sample in soaked.samples[:: max(1, len(soaked.samples) // 40)]]}"
     assert median(second) <= max(median(first) * (1 + GROWTH), median(first) + GROWTH_BYTES), told
     assert max(second) <= max(first) * (1 + GROWTH) + GROWTH_BYTES, told
