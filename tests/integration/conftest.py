@@ -22,7 +22,7 @@ S = TypeVar("S", bound=Server)
 START_ATTEMPTS = 3  # a free port may be taken by somebody else before the server has it
 
 
-#: The files that take longest, begun first, so that nobody waits for the last of them; those that keep a core busy apart.
+#: The files that take longest, begun first; those that keep a core busy apart from one another.
 LONGEST = ("test_soak", "test_dashboards", "test_rq", "test_celery", "test_killed", "test_relay_killed", "test_burst")
 
 
