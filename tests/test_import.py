@@ -21,6 +21,8 @@ HEAVY = (
     "rich",
     "typer",
     "redis",
+    "otel_agentbus.feeding",
+    "otel_agentbus.journal.redis",
     "pydantic_ai",
     "genai_prices",
     "httpx",

@@ -10,7 +10,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from weakref import WeakSet
 
 from ..events import Event
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("otel_agentbus.recording")
 
+#: One event as bytes; for a journal in parts, with its key and its source.
+_Record: TypeAlias = tuple[bytes, str, str]
 #: How many events may wait for `flush`.
 WAITING = 65_536
 #: The longest write of `flush`, but for a single event that is longer: the emitters may have to wait for it.
@@ -40,14 +42,6 @@ _REASONS = {
     errno.ECONNRESET: "no answer",
     errno.ETIMEDOUT: "no answer",
 }
-
-
-class _Record(NamedTuple):
-    """One event as bytes; for a journal in parts, with its key and its source."""
-
-    data: bytes
-    key: str = ""
-    source: str = ""
 
 
 class Recorder:
@@ -114,7 +108,7 @@ class Recorder:
             while len(taken) < most and size < _WRITE_BYTES and self._waiting:
                 taken.append(self._waiting.popleft())
                 records.append(self._record_of(taken[-1]))
-                size += len(records[-1].data)
+                size += len(records[-1][0])
             if records:
                 self._append_all(records)
         except BaseException:  # an interrupt: twice in the journal is once when it is read, and not at all is lost
@@ -150,18 +144,16 @@ class Recorder:
 
     def _record_of(self, event: Event) -> _Record:
         if not self._keyed:
-            return _Record(record_of(event))
+            return record_of(event), "", ""
         with self._lock:
-            return _Record(record_of(event), self._keys.key_of(event), event.source or "")
+            return record_of(event), self._keys.key_of(event), event.source or ""
 
     def _write(self, records: list[_Record]) -> Position:
-        datas = [record.data for record in records]
+        datas, keys, sources = map(list, zip(*records, strict=True))
         if not self._keyed:
-            return self.journal.append_many(datas) if len(datas) > 1 else self.journal.append(datas[0])
+            return self.journal.append_many(datas)
         journal: Any = self.journal
-        position: Position = journal.append_many(
-            datas, [record.key for record in records], [record.source for record in records]
-        )
+        position: Position = journal.append_many(datas, keys, sources)
         return position
 
     def _append_all(self, records: list[_Record]) -> None:
@@ -181,7 +173,7 @@ class Recorder:
 
     def _append(self, record: _Record) -> None:
         try:
-            position = self._write([record])
+            position = self._write([record]) if self._keyed else self.journal.append(record[0])
         except OSError as error:
             self._fail(_reason(error))
         except Exception:  # noqa: BLE001 - a journal may be anything, and must not reach the agent

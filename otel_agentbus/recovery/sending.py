@@ -28,11 +28,11 @@ BATCH = 512
 STEP = 256
 
 
-def exporters_for(settings: Settings) -> list[SpanExporter]:
-    """The exporters that the settings name for spans.
+def require_endpoint(settings: Settings) -> None:
+    """See that spans can be sent somewhere.
 
     Raises:
-        ConfigurationError: they name none.
+        ConfigurationError: the settings name no exporter for them.
 
     """
     if settings.sdk_disabled:
@@ -42,6 +42,16 @@ def exporters_for(settings: Settings) -> list[SpanExporter]:
             "There is nowhere to send spans to: set OTEL_EXPORTER_OTLP_ENDPOINT to the URL of your receiver, such as "
             "http://localhost:4318 (or OTEL_TRACES_EXPORTER to console)."
         )
+
+
+def exporters_for(settings: Settings) -> list[SpanExporter]:
+    """The exporters that the settings name for spans.
+
+    Raises:
+        ConfigurationError: they name none.
+
+    """
+    require_endpoint(settings)
     from ..telemetry.ways import span_exits
 
     return [found.out for found in span_exits(settings)]

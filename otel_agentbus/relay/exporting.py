@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter
 
-from ..errors import ConfigurationError
+from ..recovery.sending import require_endpoint
 from ..settings import Settings
 from ..telemetry.export import built, otlp_target
 from ..telemetry.otlp import Batch
@@ -134,13 +134,7 @@ def outlet_for(settings: Settings, exporters: Iterable[SpanExporter] | None) -> 
     """
     if exporters is not None:
         return Outlet([ForeignSender(exporter, settings.timeout) for exporter in exporters])
-    if settings.sdk_disabled:
-        raise ConfigurationError("OTEL_SDK_DISABLED is true, so nothing can be sent: unset it.")
-    if not settings.exports_traces:
-        raise ConfigurationError(
-            "There is nowhere to send spans to: set OTEL_EXPORTER_OTLP_ENDPOINT to the URL of your receiver, such as "
-            "http://localhost:4318 (or OTEL_TRACES_EXPORTER to console)."
-        )
+    require_endpoint(settings)
     return Outlet([_sender(settings, name) for name in settings.exporters("traces")])
 
 

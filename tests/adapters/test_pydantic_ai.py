@@ -32,8 +32,8 @@ from pydantic_ai.usage import RequestUsage
 
 from otel_agentbus import adapters
 from otel_agentbus.adapters import pydantic_ai
+from otel_agentbus.adapters.losses import losses
 from otel_agentbus.adapters.pydantic_ai import mapping
-from otel_agentbus.adapters.pydantic_ai.losses import losses
 from otel_agentbus.testing import Captured
 
 from .recorded import expect, told

@@ -12,7 +12,7 @@ from pydantic_ai.models.instrumented import InstrumentationSettings
 from pydantic_ai.models.test import TestModel
 
 from otel_agentbus import Budget, BudgetExceeded, adapters, current, testing
-from otel_agentbus.adapters.pydantic_ai.losses import losses
+from otel_agentbus.adapters.losses import losses
 
 STOP = Budget("week", tokens=100, window="7d", on_exceeded="raise")
 QUESTION = "hello " * 40

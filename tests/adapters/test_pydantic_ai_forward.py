@@ -17,8 +17,8 @@ from pydantic_ai.models.function import AgentInfo, FunctionModel
 from pydantic_ai.models.test import TestModel
 from pydantic_ai.run import AgentRunResult
 
+from otel_agentbus.adapters.losses import losses
 from otel_agentbus.adapters.pydantic_ai import ForwardEvents, TraceMixin, outbox, trace_agent, trace_agent_to_bus
-from otel_agentbus.adapters.pydantic_ai.losses import losses
 
 Published = list[tuple[str, dict[str, Any]]]
 

@@ -18,8 +18,8 @@ from pydantic_ai.models.function import AgentInfo, FunctionModel
 from pydantic_ai.models.test import TestModel
 
 from otel_agentbus import adapters, observe
+from otel_agentbus.adapters.losses import losses
 from otel_agentbus.adapters.pydantic_ai import BusInstrumentation, trace_agent
-from otel_agentbus.adapters.pydantic_ai.losses import losses
 from otel_agentbus.testing import Captured
 
 

@@ -76,9 +76,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
     """Redis, in memory."""
-    binary = installed()
-    if binary is None:
-        _missing("redis-server is not installed: `make backends` does it.")
+    binary = redis_binary()
     yield from _lifetime(lambda: Redis(binary, tmp_path_factory.mktemp("redis")))
 
 
@@ -108,6 +106,11 @@ def required(name: str) -> Path:
     if not backend.is_built:
         _missing(f"{name} {backend.version} is not built: `make backends` does it, once and for all.")
     return backend.binary
+
+
+def redis_binary() -> Path:
+    """The path of Redis; without it as with `required`."""
+    return installed() or _missing("redis-server is not installed: `make backends` does it.")
 
 
 def _missing(message: str) -> NoReturn:

@@ -15,6 +15,8 @@ from typing import Any
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import format_span_id, format_trace_id
 
+import otel_agentbus as agentbus
+from otel_agentbus import testing
 from otel_agentbus.testing import wait_until
 
 from ..receivers import HttpReceiver
@@ -49,6 +51,16 @@ def place_of(span: ReadableSpan) -> Place:
     """Where a span of this process is."""
     assert span.context is not None
     return Place(format_trace_id(span.context.trace_id), format_span_id(span.context.span_id))
+
+
+@contextmanager
+def enqueuer(name: str = "planner") -> Iterator[list[Place]]:
+    """A tool of an agent, from which jobs are sent; it gives its place when it has ended."""
+    place: list[Place] = []
+    with testing.capture() as seen:
+        with agentbus.agent(name) as run, run.tool("delegate"):
+            yield place
+        place.append(place_of(seen.span("execute_tool delegate")))
 
 
 def arrived(receiver: HttpReceiver, name: str | None = None) -> list[Arrived]:
@@ -130,4 +142,4 @@ def going_on(
             process.wait()
 
 
-__all__ = ["Arrived", "Place", "arrived", "environment", "going_on", "place_of", "run_to_end", "wait_for"]
+__all__ = ["Arrived", "Place", "arrived", "enqueuer", "environment", "going_on", "place_of", "run_to_end", "wait_for"]

@@ -14,8 +14,9 @@ import httpx
 import pytest
 import yaml
 
+from . import redis_server
 from .backends import COLLECTOR_CONFIG, COMPOSE_FILE, LEASH, Collector, Jaeger, ServerFailed, eventually, free_ports
-from .conftest import required
+from .conftest import redis_binary, required
 from .otlp_json import Event, Link
 from .plain_sdk import METRICS, Protocol, count_everything, meter_provider, send_messages, send_trace
 
@@ -148,6 +149,18 @@ def test_a_missing_backend_skips_for_a_user_and_fails_in_ci(tmp_path: Path, monk
     monkeypatch.setenv("AGENTBUS_REQUIRE_BACKENDS", "1")
     with pytest.raises(pytest.fail.Exception, match="make backends"):
         required("jaeger")
+
+
+def test_a_missing_redis_skips_for_a_user_and_fails_in_ci(monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes = pytest.skip.Exception, pytest.fail.Exception  # both are caught: a skip would make this a skipped test
+    monkeypatch.setattr(redis_server, "BINARY", "a-server-that-nobody-has")
+    monkeypatch.delenv("AGENTBUS_REQUIRE_BACKENDS", raising=False)
+    with pytest.raises(outcomes, match="make backends") as for_a_user:
+        redis_binary()
+    monkeypatch.setenv("AGENTBUS_REQUIRE_BACKENDS", "1")
+    with pytest.raises(outcomes, match="make backends") as in_ci:
+        redis_binary()
+    assert (for_a_user.type, in_ci.type) == outcomes
 
 
 def test_no_proxy_stands_between(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ import celery  # type: ignore[import-untyped, unused-ignore]
 import pytest
 from celery import signals
 from celery.result import AsyncResult  # type: ignore[import-untyped, unused-ignore]
+from opentelemetry.instrumentation.celery import CeleryInstrumentor
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -26,7 +27,7 @@ from otel_agentbus.testing import wait_until
 
 from ..receivers import HttpReceiver, Reply, closed_port, in_a_process_of_its_own
 from .backends import Collector, Jaeger
-from .queued import Arrived, Place, arrived, environment, going_on, place_of, wait_for
+from .queued import Arrived, Place, arrived, enqueuer, environment, going_on, place_of, wait_for
 
 TASKS = "tests.integration.programs.celery_tasks"
 POOLS = {
@@ -70,16 +71,6 @@ def worker(url: str, endpoint: str, *options: str, **more: str) -> Iterator[subp
     with going_on(command, endpoint, PATIENCE_S, CELERY_URL=url, **more) as process:
         yield process
         time.sleep(READ_S)
-
-
-@contextmanager
-def enqueuer(name: str = "planner") -> Iterator[list[Place]]:
-    """A tool of an agent, from which tasks are sent; it gives its place when it has ended."""
-    place: list[Place] = []
-    with testing.capture() as seen:
-        with agentbus.agent(name) as run, run.tool("delegate"):
-            yield place
-        place.append(place_of(seen.span("execute_tool delegate")))
 
 
 def send(client: celery.Celery, task: str, *args: Any, **options: Any) -> AsyncResult:
@@ -437,7 +428,7 @@ def test_eager_tasks_are_plain_children(client: celery.Celery) -> None:
 def test_the_queues_own_spans_and_ours_are_in_one_trace_and_nothing_stays_current(
     order: str, pool: str, client: celery.Celery, redis_url: str, receiver: HttpReceiver
 ) -> None:
-    theirs = pytest.importorskip("opentelemetry.instrumentation.celery").CeleryInstrumentor()
+    theirs = CeleryInstrumentor()  # type: ignore[no-untyped-call, unused-ignore]
     sent, provider = InMemorySpanExporter(), TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(sent))
     with worker(redis_url, receiver.url, *(POOLS if pool == "solo" else {"prefork": ONE})[pool], CELERY_ALSO=order):

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from otel_agentbus.testing import wait_until
 
 from ..receivers import HttpReceiver, Reply, closed_port, in_a_process_of_its_own
 from .backends import Collector, Jaeger
-from .queued import Arrived, Place, arrived, environment, going_on, place_of, wait_for
+from .queued import Arrived, Place, arrived, enqueuer, environment, going_on, wait_for
 
 ACTORS = "tests.integration.programs.dramatiq_actors"
 WORKER = "invoke_agent researcher"
@@ -53,16 +53,6 @@ def worker(url: str, endpoint: str, *options: str, **more: str) -> AbstractConte
     """The command line's worker; it is ended softly when it is left."""
     chosen = options or ("--processes=1", "--threads=1")
     return going_on(["-m", "dramatiq", ACTORS, *chosen], endpoint, DRAMATIQ_URL=url, **more)
-
-
-@contextmanager
-def enqueuer(name: str = "planner") -> Iterator[list[Place]]:
-    """A tool of an agent, from which messages are sent; it gives its place when it has ended."""
-    place: list[Place] = []
-    with testing.capture() as seen:
-        with agentbus.agent(name) as run, run.tool("delegate"):
-            yield place
-        place.append(place_of(seen.span("execute_tool delegate")))
 
 
 def message(actor: str, *args: Any, **options: Any) -> dramatiq.Message[Any]:

@@ -23,16 +23,14 @@ from otel_agentbus.telemetry.usage import Usage
 from otel_agentbus.testing import wait_until
 
 from ..receivers import in_a_process_of_its_own
-from .conftest import _lifetime
-from .redis_server import Redis, installed
+from .conftest import _lifetime, redis_binary
+from .redis_server import Redis
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Redis]:
     """A server that the test may stop."""
-    binary = installed()
-    if binary is None:
-        pytest.skip("redis-server is not installed: `make backends` does it.")
+    binary = redis_binary()
     (tmp_path / "redis").mkdir()
     yield from _lifetime(lambda: Redis(binary, tmp_path / "redis"))
 

@@ -13,9 +13,9 @@ import redis
 from otel_agentbus.errors import ConfigurationError
 from otel_agentbus.journal.redis import Kept, RedisJournal, shard_of
 
-from .conftest import _lifetime
+from .conftest import _lifetime, redis_binary
 from .redis_journals import claimed, filled, journal
-from .redis_server import Redis, installed
+from .redis_server import Redis
 
 
 @pytest.fixture
@@ -27,9 +27,7 @@ def client(redis_url: str) -> Iterator[Any]:
 @pytest.fixture
 def own_server(tmp_path: Path) -> Iterator[Redis]:
     """A server that the test may stop, with what it needs to be alone for."""
-    binary = installed()
-    if binary is None:
-        pytest.skip("redis-server is not installed: `make backends` does it.")
+    binary = redis_binary()
     yield from _lifetime(lambda: Redis(binary, tmp_path))
 
 

@@ -17,9 +17,9 @@ from otel_agentbus.recording import Recorder, read_record
 from otel_agentbus.testing import wait_until
 
 from ..receivers import in_a_process_of_its_own
-from .conftest import _lifetime
+from .conftest import _lifetime, redis_binary
 from .redis_journals import claimed, filled, journal
-from .redis_server import Redis, installed
+from .redis_server import Redis
 
 
 @pytest.fixture
@@ -87,9 +87,7 @@ class OnSocket(Redis):
 
 
 def test_a_socket_of_the_file_system_is_a_way_to_redis(tmp_path: Path) -> None:
-    binary = installed()
-    if binary is None:
-        pytest.skip("redis-server is not installed: `make backends` does it.")
+    binary = redis_binary()
     with TemporaryDirectory() as directory:  # the path of a socket has to be short
         for _ in _lifetime(lambda: OnSocket(binary, Path(directory))):
             log = journal(f"unix://{directory}/redis.sock?db=0")

@@ -39,7 +39,7 @@ from pydantic_ai.tools import RunContext
 from pydantic_core import to_jsonable_python
 
 from ...blocks import describe
-from .losses import Shielded
+from ..losses import Shielded
 from .mapping import cause_of
 from .outbox import Outbox, Publish
 

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
-from .losses import losses
+from ..losses import losses
 
 #: Takes an event's type and its data; may be a coroutine function, or give back anything that can be awaited.
 Publish: TypeAlias = Callable[[str, dict[str, Any]], object]

@@ -9,7 +9,7 @@ from opentelemetry.trace import Span, Tracer, TracerProvider
 from pydantic_ai import Agent
 from pydantic_ai.models.instrumented import InstrumentationSettings
 
-from .losses import Shielded
+from ..losses import Shielded
 from .spans import ObservedSpan, ObservingTracer
 
 if TYPE_CHECKING:

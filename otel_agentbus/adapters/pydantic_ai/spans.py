@@ -31,8 +31,8 @@ from opentelemetry.trace import (
 
 from ...errors import BudgetExceeded
 from ...observe import Block, installed
+from ..losses import Shielded
 from . import mapping
-from .losses import Shielded
 from .mapping import REQUEST_MODEL, RUN_ID, Conversation, Kind
 
 if TYPE_CHECKING:

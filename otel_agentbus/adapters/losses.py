@@ -6,9 +6,9 @@ import logging
 import time
 from collections import Counter
 
-from ...errors import BudgetExceeded
+from ..errors import BudgetExceeded
 
-logger = logging.getLogger("otel_agentbus.adapters.pydantic_ai")
+logger = logging.getLogger("otel_agentbus.adapters")
 
 #: Seconds between two log lines about the same thing.
 QUIET = 60.0
