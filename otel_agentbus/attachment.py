@@ -9,7 +9,8 @@ import threading
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from .blocks import Runtime, install
+from .blocks import install
+from .runtime import Runtime
 from .sigterm import close_on_sigterm
 
 

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import Tracer, TracerProvider
@@ -19,7 +19,6 @@ from .bridges import Bridges
 from .budgets import Budget, BudgetCheckResult, checked_budgets
 from .errors import ConfigurationError, UnreadableEvent
 from .events import Event
-from .feeding import Feed
 from .invocation import Frame
 from .jobs import flushing
 from .keeping import Keeper
@@ -41,6 +40,9 @@ from .telemetry.pump import LONGEST_S, Pump, remaining
 from .telemetry.spans import SpanBridge
 from .telemetry.summary import SummaryData
 from .telemetry.writer import begin_with
+
+if TYPE_CHECKING:
+    from .feeding import Feed
 
 _log = logging.getLogger("otel_agentbus.bus")
 
@@ -67,6 +69,8 @@ class Bus:
         self.settings = settings
         self.counts: Counter[str] = Counter()
         self.uses = 0
+        #: Whether it was begun for a program that knows nothing of it; should that connect by itself, it gets its own.
+        self.gives_way = False
         self._arguments: tuple[object, ...] | None = None
         self._closed = False
         self._lock = threading.RLock()
@@ -103,7 +107,11 @@ class Bus:
         self.gate = self.accounting.budgets.gate
         describe = lambda: opening_of(self.source, self._outlet.pipeline.described(), settings)  # noqa: E731 - of now
         #: The way to a broker, if there is one.
-        self._feed = Feed(settings, describe) if settings.broker is not None and not settings.sdk_disabled else None
+        self._feed: Feed | None = None
+        if settings.broker is not None and not settings.sdk_disabled:
+            from .feeding import Feed  # it comes with the whole journal of the broker
+
+            self._feed = Feed(settings, describe)
         sinks = (self._to_metrics, self._to_spans, *(() if self._feed is None else (self._feed,)))
         self._pump = Pump(settings.queue_size, sinks, self._idle, prepare=self.accounting.enter)
         self._keeper = Keeper(settings, self.content_policy.apply, self._pump, describe)
@@ -347,13 +355,18 @@ def connect(
         UnsupportedFramework: `instrument` names what cannot be instrumented.
 
     """
-    budgets = None if budgets is None else checked_budgets(budgets)
-    given = (tracer_provider, meter_provider, set_global, validate, _names(instrument), redact, on_error, settings)
+    budgets, names = None if budgets is None else checked_budgets(budgets), adapters.named(instrument)
+    given = (tracer_provider, meter_provider, set_global, validate, names, redact, on_error, settings)
     arguments = (*given, budgets, commit_times, recover)
     with process.lock:
         connected = process.bus
-        if isinstance(connected, Bus):
-            if any(argument is not None for argument in arguments) and connected._arguments not in (None, arguments):
+        differ = isinstance(connected, Bus) and connected._arguments not in (None, arguments)
+        differ = differ and any(argument is not None for argument in arguments)
+        if isinstance(connected, Bus) and differ and connected.gives_way:
+            connected.uses = 1
+            connected.close()
+        elif isinstance(connected, Bus):
+            if differ:
                 raise ConfigurationError(
                     "connect() was called with other arguments than before in this process: "
                     "close the first bus, or connect once with everything"
@@ -361,7 +374,7 @@ def connect(
             connected.uses += 1
             return connected
         chosen = settings or Settings(
-            validate_events=validate, set_global=set_global, instrument=_names(instrument) or None, recover=recover
+            validate_events=validate, set_global=set_global, instrument=names or None, recover=recover
         )
 
         def pipeline() -> Pipeline:
@@ -381,9 +394,3 @@ def connect(
         if chosen.flush_on_sigterm:
             process.close_on_sigterm(chosen.exit_timeout)
     return bus
-
-
-def _names(instrument: str | tuple[str, ...] | list[str] | None) -> tuple[str, ...] | None:
-    if instrument is None:
-        return None
-    return tuple(instrument.split(",")) if isinstance(instrument, str) else tuple(instrument)

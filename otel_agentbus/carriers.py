@@ -19,8 +19,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 from urllib.parse import quote, unquote
 
-from .blocks import Tracing, installed, surrounding
+from .blocks import installed, surrounding
 from .invocation import Boundary, Frame, Invocation, enclosing, enter, leave
+from .runtime import Tracing
 from .streams import is_coroutine_function
 
 F = TypeVar("F", bound=Callable[..., Any])

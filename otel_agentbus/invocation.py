@@ -238,6 +238,16 @@ def enclosing() -> Frame | None:
     return living if frame is living or frame is None or frame.owner == owner() else ended
 
 
+def topmost() -> Frame | None:
+    """What is set as current here, whether or not it has ended: for whoever will put it back with `make_current`."""
+    return _current.get()
+
+
+def make_current(frame: Frame | None) -> None:
+    """Set what is current here, and nothing else."""
+    _current.set(frame)
+
+
 def enter(frame: Frame, parent: Frame | None) -> None:
     """Make `frame` the current one, below `parent`."""
     frame.parent = parent

@@ -13,11 +13,12 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 from .attachment import process
-from .blocks import Block, Tracing, TracingBoundary, installed
+from .blocks import Block, installed
 from .carriers import ENTRY, Carried, inject, resume
 from .events import AgentEnd, Event
 from .invocation import Boundary, Frame, Invocation, _current, enter, owner, top
 from .observe import AgentBlock
+from .runtime import Tracing, TracingBoundary
 from .settings import Settings
 
 _log = logging.getLogger("otel_agentbus.jobs")

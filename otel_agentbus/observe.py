@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .blocks import Block, Runtime, Tracing, install, installed, recordable_in, stream
+from .blocks import Block, install, installed, recordable_in, stream
 from .calls import LlmBlock, ToolBlock, is_elsewhere
 from .events import AgentEnd, AgentStart, Event
 from .invocation import Boundary, Frame, Invocation, owner, text
+from .runtime import Runtime, Tracing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

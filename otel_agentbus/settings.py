@@ -1,4 +1,4 @@
-"""The settings: every variable that this package obeys, read here and nowhere else.
+"""The settings: every variable that this package obeys, and what it says.
 
 A constructor argument beats the environment; an argument of None and an empty variable count as not given. Whatever is
 wrong raises one `ConfigurationError` with a sentence for each variable, before any exporter sees it.
@@ -7,7 +7,6 @@ wrong raises one `ConfigurationError` with a sentence for each variable, before 
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +17,7 @@ from pydantic import Field, PrivateAttr, SecretBytes, ValidationError, Validatio
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from otel_agentbus import values
+from otel_agentbus import environment, values
 from otel_agentbus.errors import ConfigurationError
 from otel_agentbus.targets import Origin, Target
 from otel_agentbus.values import Protocol, Signal
@@ -38,10 +37,6 @@ def _instead(name: Signal, suffix: str) -> Any:
     return _otlp(None, f"{name.upper()}_{suffix}", f"The same for {name} only; replaces the one above.")
 
 
-def _environment(variable: str) -> str | None:
-    return os.environ.get(variable, "").strip() or None
-
-
 def variable_of(name: str) -> str:
     """The environment variable of a field."""
     extra = Settings.model_fields[name].json_schema_extra
@@ -53,10 +48,10 @@ class _Environment(PydanticBaseSettingsSource):
     """The variables that are set and not empty, under the names of their fields."""
 
     def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
-        return _environment(variable_of(field_name)), field_name, False
+        return environment.variable(variable_of(field_name)), field_name, False
 
     def __call__(self) -> dict[str, Any]:
-        found = {name: _environment(variable_of(name)) for name in Settings.model_fields}
+        found = {name: environment.variable(variable_of(name)) for name in Settings.model_fields}
         return {name: value for name, value in found.items() if value is not None}
 
 
@@ -213,7 +208,7 @@ class Settings(BaseSettings):
     def __init__(self, **arguments: object) -> None:
         """Read and check everything; what is wrong raises `ConfigurationError`, a sentence for each setting."""
         given = {name: value for name, value in arguments.items() if value is not None}
-        if (_environment("OTEL_SDK_DISABLED") or "").lower() == "true":
+        if (environment.variable("OTEL_SDK_DISABLED") or "").lower() == "true":
             given.pop("sdk_disabled", None)  # the SDK reads this one by itself
         try:
             super().__init__(**given)  # type: ignore[arg-type]  # its own options are not for our callers
@@ -336,9 +331,10 @@ class Settings(BaseSettings):
             certificate=self._deciding_value(signal, "certificate"),
             client_key=self._deciding_value(signal, "client_key"),
             client_certificate=self._deciding_value(signal, "client_certificate"),
-            credential_provider=_environment(plugin % "") or _environment(plugin % f"{signal.upper()}_"),
+            credential_provider=environment.variable(plugin % "")
+            or environment.variable(plugin % f"{signal.upper()}_"),
             headers=headers,
-            withheld=frozenset(_environment_headers(signal) - {name for name, _ in headers}),
+            withheld=frozenset(environment.headers(signal) - {name for name, _ in headers}),
         )
 
     def _deciding_value(self, signal: Signal, setting: str) -> Any:
@@ -368,8 +364,9 @@ class Settings(BaseSettings):
                 name = self.deciding(signal, setting)
                 yield f"{_spoken(name, self._arguments)} is {self.shown(name)}: {problem}."
         own = f"OTEL_EXPORTER_OTLP_{signal.upper()}_TIMEOUT"
-        if protocol == "grpc" and not values.is_number(os.environ.get(own, "0")):
-            yield f"{own} is {os.environ[own]!r}: the gRPC exporter reads it by itself and fails on that; unset it."
+        set_to = environment.as_it_stands(own)
+        if protocol == "grpc" and set_to is not None and not values.is_number(set_to):
+            yield f"{own} is {set_to!r}: the gRPC exporter reads it by itself and fails on that; unset it."
 
 
 def _raise_all(problems: list[str]) -> None:
@@ -383,16 +380,10 @@ def _complaint(name: str, detail: ErrorDetails, given: Mapping[str, object]) -> 
     if field_info is None:
         close = difflib.get_close_matches(name, Settings.model_fields, 1)
         return f"Settings has no {name}{f'; did you mean {close[0]}?' if close else '.'}"
-    value = given.get(name, _environment(variable_of(name)))
+    value = given.get(name, environment.variable(variable_of(name)))
     return values.complaint(_spoken(name, given), values.quoted(name, value), field_info.metadata, detail)
 
 
 def _spoken(name: str, arguments: Mapping[str, object] | frozenset[str]) -> str:
     variable = variable_of(name)
     return f"{name} (an argument; its variable is {variable})" if name in arguments else variable
-
-
-def _environment_headers(signal: Signal) -> set[str]:
-    """The names of the headers that an official exporter would read from the environment by itself."""
-    raw = _environment(f"OTEL_EXPORTER_OTLP_{signal.upper()}_HEADERS") or _environment("OTEL_EXPORTER_OTLP_HEADERS")
-    return {entry.partition("=")[0].strip().lower() for entry in (raw or "").split(",")} - {""}

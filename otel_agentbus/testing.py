@@ -29,11 +29,12 @@ from opentelemetry.sdk.trace.sampling import DEFAULT_ON, Sampler
 
 from .accounting import Accounting
 from .attachment import Attached, process
-from .blocks import Runtime, clock, install, installed
+from .blocks import clock, install, installed
 from .budgets import Budget
 from .bus import Bus
 from .events import Event
 from .router import Subscription
+from .runtime import Runtime
 from .settings import Settings
 from .telemetry.deployment_metrics import CommitTimes
 from .telemetry.providers import build

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from otel_agentbus.blocks import Tracing, install
+from otel_agentbus.blocks import install
 from otel_agentbus.budgets import Account, Budget, Budgets, Spent
 from otel_agentbus.events import AgentEnd, AgentStart, DomainEvent, Event, LlmResponse
 from otel_agentbus.invocation import Frame
 from otel_agentbus.router import Router
+from otel_agentbus.runtime import Tracing
 from otel_agentbus.stamping import Stamp
 from otel_agentbus.telemetry.ledger import Ledger
 

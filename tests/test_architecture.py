@@ -21,7 +21,7 @@ PACKAGE = ROOT / "otel_agentbus"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 BANNED = {"utils", "util", "helpers", "helper", "common", "base", "core", "manager", "managers", "misc"}
 #: Who speaks OpenTelemetry, besides `telemetry/`, `recovery/`, `relay/`, the adapters and the command line's doctor.
-SPEAKERS = {"bridges.py", "bus.py", "feeding/feed.py", "spool_exporter.py", "testing.py"}
+SPEAKERS = {"bridges.py", "bus.py", "feeding/feed.py", "instrumentor.py", "spool_exporter.py", "testing.py"}
 
 MAKERS = ("telemetry/", "recovery/", "relay/", "adapters/", "cli/")
 
@@ -77,7 +77,7 @@ def test_every_public_method_is_explained(cls: type) -> None:
     assert [name for name, member in methods.items() if not inspect.getdoc(member)] == []
 
 
-def test_only_the_settings_read_the_environment() -> None:
+def test_one_module_reads_the_environment_and_only_for_settings_and_command_line() -> None:
     readers = set()
     for module in MODULES:
         for node in ast.walk(parsed(module)):
@@ -85,7 +85,17 @@ def test_only_the_settings_read_the_environment() -> None:
                 readers.add(name_of(module))
             if isinstance(node, ast.ImportFrom) and node.module == "os":
                 readers |= {name_of(module) for alias in node.names if alias.name in ("environ", "getenv")}
-    assert readers <= {"settings.py"}
+    assert readers <= {"environment.py", "cli/startup/sitecustomize.py"}
+    askers = {name_of(module) for module in MODULES if "environment" in _own_imports(module)}
+    assert askers <= {"settings.py", "starting.py", "cli/run.py"}
+
+
+def _own_imports(module: Path) -> set[str]:
+    """The names of our own modules that it imports from the package itself."""
+    found = [node for node in ast.walk(parsed(module)) if isinstance(node, ast.ImportFrom)]
+    return {alias.name for node in found if node.module in (None, "otel_agentbus") for alias in node.names} | {
+        (node.module or "").rpartition(".")[2] for node in found
+    }
 
 
 def test_only_those_speak_opentelemetry_that_may() -> None:
@@ -111,9 +121,11 @@ def test_exporters_are_imported_by_nobody_at_the_top() -> None:
 
 def test_no_module_imports_the_tests_or_an_undeclared_distribution() -> None:
     pydantic = {"pydantic", "pydantic_core", "pydantic_settings"}
-    declared = {"opentelemetry", *pydantic, "platformdirs", "typing_extensions", "typer", "rich"}
+    declared = {"opentelemetry", *pydantic, "platformdirs", "typing_extensions", "wrapt", "typer", "rich"}
     # frameworks and job queues, the extras with the prices and for the broker, the exporters' transports
-    frameworks = {"pydantic_ai", "celery", "dramatiq", "rq", "arq"}
+    frameworks = {"pydantic_ai", "celery", "dramatiq", "rq", "arq", "langchain_core", "langgraph", "agents", "crewai"}
+    frameworks |= {"llama_index", "llama_index_instrumentation", "workflows", "strands", "agent_framework"}
+    frameworks |= {"claude_agent_sdk", "mcp"}
     optional = {*frameworks, "genai_prices", "redis", "requests", "grpc", "google", "otel_agentbus"}
     own = declared | optional | set(sys.stdlib_module_names)
     foreign = {

@@ -3,86 +3,48 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import logging
-import re
+import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 from ..errors import UnsupportedFramework
+from .registry import ADAPTERS, Adapter, Switch
 
 _log = logging.getLogger("otel_agentbus.adapters")
 
 
-class Switch(Protocol):
-    """What an adapter gives back once it observes its framework."""
-
-    @property
-    def chained(self) -> bool:
-        """Whether the application had instrumented the framework before: its own spans then go on as well."""
-
-    def off(self) -> None:
-        """Leave the framework as it was found; runs that have begun are observed to their end."""
-
-
-@dataclass(frozen=True, slots=True)
-class Adapter:
-    """One framework: the distribution that carries it, the versions supported, and the module that observes it."""
-
-    name: str
-    distribution: str
-    lowest: tuple[int, int]
-    below: tuple[int, int]
-    module: str
-
-    def installed(self) -> str | None:
-        """The version that is installed, or None."""
-        try:
-            return importlib.metadata.version(self.distribution)
-        except importlib.metadata.PackageNotFoundError:
-            return None
-
-    def supports(self, version: str) -> bool:
-        """Whether that version is one this adapter is made for."""
-        return self.lowest <= _release(version) < self.below
-
-    @property
-    def range(self) -> str:
-        """The supported versions, as a requirement says them."""
-        return ">={}.{},<{}.{}".format(*self.lowest, *self.below)
-
-
-ADAPTERS: Mapping[str, Adapter] = {
-    adapter.name: adapter
-    for adapter in (
-        Adapter("pydantic-ai", "pydantic-ai-slim", (2, 60), (3, 0), "otel_agentbus.adapters.pydantic_ai"),
-        Adapter("celery", "celery", (5, 5), (6, 0), "otel_agentbus.adapters.celery"),
-        Adapter("dramatiq", "dramatiq", (2, 0), (3, 0), "otel_agentbus.adapters.dramatiq"),
-        Adapter("rq", "rq", (2, 6), (4, 0), "otel_agentbus.adapters.rq"),
-        Adapter("arq", "arq", (0, 26), (1, 0), "otel_agentbus.adapters.arq"),
-    )
-}
-
-
 @dataclass(slots=True)
 class _On:
-    switch: Switch
+    """One framework that is observed; the switch is there as soon as that has begun."""
+
     users: int = 1
+    switch: Switch | None = None
 
 
 _on: dict[str, _On] = {}
-_lock = threading.Lock()
+#: Who waits for a framework to be imported, by its adapter's name.
+_waiting: dict[str, list[Instrumented]] = {}
+#: What is told of imports already; nobody can be taken off that list again.
+_watched: set[str] = set()
+#: Held for a few look-ups at most, never while anything is imported: imports have locks of their own.
+_lock = threading.RLock()
 
 
 class Instrumented:
     """The frameworks that one call of `instrument` observes, until `off()` or the end of the `with`."""
 
-    def __init__(self, names: tuple[str, ...]) -> None:
-        self.names = names
+    def __init__(self) -> None:
+        self._names: list[str] = []
         self._on = True
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Those that are observed by now; with `auto`, others follow as the program imports them."""
+        return tuple(self._names)
 
     def off(self) -> None:
         """Stop observing; a framework that others still observe goes on. A second call has no effect."""
@@ -90,12 +52,12 @@ class Instrumented:
             if not self._on:
                 return
             self._on = False
-            for name in self.names:
-                entry = _on[name]
-                entry.users -= 1
-                if not entry.users:
-                    del _on[name]
-                    entry.switch.off()
+            for waiting in _waiting.values():
+                if self in waiting:
+                    waiting.remove(self)
+            switches = [switch for name in self._names if (switch := _left(name)) is not None]
+        for switch in switches:
+            switch.off()
 
     def __enter__(self) -> Self:
         return self
@@ -104,6 +66,72 @@ class Instrumented:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.off()
+
+    def _switch_on(self, name: str) -> None:
+        """Have this framework observed, by an observer that is there already or by a new one."""
+        observe: Callable[[], Switch] = importlib.import_module(ADAPTERS[name].module).instrument
+        with _lock:
+            if not self._on or name in self._names:
+                return
+            self._names.append(name)
+            entry = _on.get(name)
+            if entry is not None:
+                entry.users += 1
+                return
+            entry = _on[name] = _On()
+        try:
+            switch = observe()
+        except BaseException:
+            with _lock:
+                self._names.remove(name)
+                _on.pop(name, None)
+            raise
+        with _lock:
+            if _on.get(name) is entry:
+                entry.switch = switch
+                return
+        switch.off()  # nobody wants it any more
+
+    def _switch_on_if_whole(self, name: str) -> None:
+        try:
+            self._switch_on(name)
+        except Exception:  # noqa: BLE001 - nobody asked for it: a library that is broken here is perhaps not even used
+            _log.warning("%s is installed, but cannot be observed", name, exc_info=True)
+
+    def _switch_on_when_used(self, name: str) -> None:
+        """Have this framework observed now if the program has imported it, else as soon as it does."""
+        watch = ADAPTERS[name].watch
+        if _is_imported(watch):
+            self._switch_on_if_whole(name)
+            return
+        with _lock:
+            _waiting.setdefault(name, []).append(self)
+            if name in _watched:
+                return
+            _watched.add(name)
+        from wrapt import register_post_import_hook
+
+        register_post_import_hook(lambda _: _imported(name), watch)
+
+
+def _left(name: str) -> Switch | None:
+    """One user less; the switch, if that was the last."""
+    entry = _on[name]
+    entry.users -= 1
+    return None if entry.users else _on.pop(name).switch
+
+
+def _is_imported(module: str) -> bool:
+    found = sys.modules.get(module)
+    return found is not None and not getattr(getattr(found, "__spec__", None), "_initializing", False)
+
+
+def _imported(name: str) -> None:
+    """The program has just imported this framework."""
+    with _lock:
+        waiting = _waiting.pop(name, [])
+    for instrumented in waiting:
+        instrumented._switch_on_if_whole(name)
 
 
 def available() -> dict[str, str | None]:
@@ -121,55 +149,46 @@ def auto() -> tuple[str, ...]:
 
 def active() -> dict[str, Switch]:
     """The frameworks that are being observed now, with what observes them."""
-    return {name: entry.switch for name, entry in _on.items()}
+    return {name: entry.switch for name, entry in _on.items() if entry.switch is not None}
 
 
 def instrument(*names: str) -> Instrumented:
     """Observe these frameworks through their own official hooks, for every agent in this process.
 
-    The name `auto` stands for all that are installed in a supported version; one of them that cannot be imported is
-    left out, with a warning.
+    The name `auto` stands for all that are installed in a supported version, each from the moment on when the program
+    imports it; one of them that cannot be observed is left out, with a warning.
 
     Raises `UnsupportedFramework` for a name that has no adapter, and for a framework that is not installed or whose
     version is outside the supported ones; then nothing is switched on. Calling twice counts: the last `off()` is off.
     """
-    found = "auto" in names
-    if found:
-        names = auto()
-    wanted = tuple(dict.fromkeys(name.strip().lower().replace("_", "-") for name in names))
-    for name in wanted:
-        _check(name)
-    begun: list[str] = []
+    wanted = dict.fromkeys(name.strip().lower().replace("_", "-") for name in names)
+    found = auto() if wanted.pop("auto", "") is None else ()
+    check(*wanted)
+    begun = Instrumented()
     try:
-        with _lock:
-            for name in wanted:
-                if found:
-                    _switch_on_if_whole(name, begun)
-                else:
-                    _switch_on(name)
-                    begun.append(name)
+        for name in wanted:
+            begun._switch_on(name)
     except BaseException:
-        Instrumented(tuple(begun)).off()
+        begun.off()
         raise
-    return Instrumented(tuple(begun))
+    for name in found:
+        if name not in wanted:
+            begun._switch_on_when_used(name)
+    return begun
 
 
-def _switch_on_if_whole(name: str, begun: list[str]) -> None:
-    try:
-        _switch_on(name)
-    except Exception:  # noqa: BLE001 - nobody asked for it: a library that is broken here is perhaps not even used
-        _log.warning("%s is installed, but cannot be observed", name, exc_info=True)
-    else:
-        begun.append(name)
+def named(given: str | tuple[str, ...] | list[str] | None) -> tuple[str, ...] | None:
+    """The names in an argument that may be one text, with commas; None where none is given."""
+    if given is None:
+        return None
+    return tuple(given.split(",")) if isinstance(given, str) else tuple(given)
 
 
-def _switch_on(name: str) -> None:
-    entry = _on.get(name)
-    if entry is not None:
-        entry.users += 1
-        return
-    observe: Callable[[], Switch] = importlib.import_module(ADAPTERS[name].module).instrument
-    _on[name] = _On(observe())
+def check(*names: str) -> None:
+    """Raise `UnsupportedFramework` for the first of these that cannot be observed here; `auto` always can."""
+    for name in names:
+        if name != "auto":
+            _check(name)
 
 
 def _check(name: str) -> None:
@@ -186,9 +205,15 @@ def _check(name: str) -> None:
         )
 
 
-def _release(version: str) -> tuple[int, int]:
-    found = re.match(r"(?:\d+!)?(\d+)(?:\.(\d+))?", version)
-    return (int(found[1]), int(found[2] or 0)) if found else (0, 0)
-
-
-__all__ = ["ADAPTERS", "Adapter", "Instrumented", "Switch", "active", "auto", "available", "instrument"]
+__all__ = [
+    "ADAPTERS",
+    "Adapter",
+    "Instrumented",
+    "Switch",
+    "active",
+    "auto",
+    "available",
+    "check",
+    "instrument",
+    "named",
+]

@@ -20,7 +20,7 @@ class LazyCommand(TyperCommand):
         assert self.name is not None  # given at registration
         function = getattr(import_module(f"otel_agentbus.cli.{self.name}"), self.name)
         alone = typer.Typer(add_completion=False)
-        alone.command(self.name)(function)
+        alone.command(self.name, context_settings=self.context_settings)(function)
         return typer.main.get_command(alone).make_context(info_name, args, parent, **extra)
 
 
@@ -45,8 +45,8 @@ def main(
     """What your AI agents did, as OpenTelemetry spans and metrics."""
 
 
-def _register(name: str, meaning: str) -> None:
-    @app.command(name, cls=LazyCommand, help=meaning)
+def _register(name: str, meaning: str, **context: bool) -> None:
+    @app.command(name, cls=LazyCommand, help=meaning, context_settings=context)
     def placeholder() -> None: ...
 
 
@@ -57,6 +57,11 @@ _register("recover", "Send what processes that were killed have left in the jour
 _register("relay", "Make spans of the events that a broker has, as one of any number of workers.")
 _register("replay", "Send a journal again, whole or in part, with the same ids and times.")
 _register("resend", "Send what waits in a spool directory to the endpoint of the settings.")
+_register(
+    "run",
+    "Run a program and observe it, without a change to its code.",
+    allow_interspersed_args=False,  # what stands behind the program is the program's
+)
 _register("tail", "Show the events of a journal as they come, one line each.")
 _register("tree", "Draw a run from a journal: agents, calls, tools, and where its time and money went.")
 _register("stats", "Sum up a journal by agent, model and tool: calls, errors, latencies, tokens, cost.")

@@ -324,6 +324,22 @@ class CallerTracing:
 
         return leave
 
+    def hold(self, span: Any) -> Callable[[], None]:
+        """Make the span of a block current here, where only its run is; gives back how to leave it."""
+        previous = get_current()
+        if previous.get(SPAN_KEY) is span:
+            return _nothing
+        entered = set_span_in_context(span, previous)
+        attach(entered)
+
+        def leave() -> None:
+            if (here := get_current()) is entered:
+                attach(previous)
+            elif here.get(SPAN_KEY) is span:
+                attach(set_span_in_context(get_current_span(previous), here))
+
+        return leave
+
     def boundary(self) -> ContextBoundary:
         """Mark this place: a job begins here, and what it leaves open will be left behind."""
         return ContextBoundary()
@@ -335,6 +351,10 @@ class CallerTracing:
             before = span.block.base
         if before is not here:
             attach(before)
+
+
+def _nothing() -> None:
+    """Leave what was not entered."""
 
 
 def _written(span: SpanContext) -> dict[str, str]:

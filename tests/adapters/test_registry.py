@@ -15,7 +15,7 @@ from pydantic_ai.models.instrumented import InstrumentationSettings
 from otel_agentbus import adapters
 from otel_agentbus.errors import UnsupportedFramework
 
-#: Each adapter's distribution.
+#: Each adapter's distribution, of those that are installed where the unit tests run.
 DISTRIBUTIONS = {
     "pydantic-ai": "pydantic-ai-slim",
     "celery": "celery",
@@ -31,7 +31,8 @@ def in_force() -> InstrumentationSettings | bool:
 
 def test_what_is_available_has_its_installed_version() -> None:
     installed = {name: importlib.metadata.version(of) for name, of in DISTRIBUTIONS.items()}
-    assert adapters.available() == installed
+    assert {name: version for name, version in adapters.available().items() if version} == installed
+    assert set(adapters.available()) == set(adapters.ADAPTERS)
     assert adapters.auto() == tuple(DISTRIBUTIONS)
 
 
@@ -39,7 +40,7 @@ def test_an_unknown_framework_is_refused_by_name() -> None:
     with pytest.raises(UnsupportedFramework) as refused:
         adapters.instrument("pydantic-ai", "no-such-thing")
 
-    there_are = ", ".join(sorted(DISTRIBUTIONS))
+    there_are = ", ".join(sorted(adapters.ADAPTERS))
     assert str(refused.value) == f"There is no adapter named 'no-such-thing'; there are: {there_are}."
     assert adapters.active() == {}
 
@@ -50,7 +51,7 @@ def test_a_framework_that_is_not_installed_is_refused_with_the_remedy(monkeypatc
 
     monkeypatch.setattr(importlib.metadata, "version", missing)
 
-    assert adapters.available() == dict.fromkeys(DISTRIBUTIONS)
+    assert adapters.available() == dict.fromkeys(adapters.ADAPTERS)
     assert adapters.auto() == ()
     with pytest.raises(UnsupportedFramework) as refused:
         adapters.instrument("pydantic-ai")
@@ -90,6 +91,8 @@ def test_auto_leaves_out_what_is_installed_and_cannot_be_imported(
             raise error
         return imported(name, package)
 
+    for module in ("pydantic_ai", "celery", "dramatiq", "rq", "arq"):  # the program uses them all
+        imported(module)
     monkeypatch.setattr(importlib, "import_module", fails)
     with adapters.instrument("auto") as found:
         assert found.names == tuple(name for name in DISTRIBUTIONS if name != "rq")
@@ -124,6 +127,86 @@ def test_settings_that_somebody_else_made_since_are_left_alone() -> None:
 
     assert in_force() is theirs
     Agent.instrument_all(False)
+
+
+def printed_by(program: str) -> str:
+    """What a process of its own prints that runs this program."""
+    return subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def test_auto_observes_what_the_program_imports_and_imports_nothing_itself() -> None:
+    program = """
+import sys
+from otel_agentbus import adapters
+with adapters.instrument("auto") as found, adapters.instrument("auto") as again:
+    print(found.names, {"pydantic_ai", "celery", "rq", "arq", "dramatiq"} & set(sys.modules))
+    import rq
+    print(found.names, again.names, sorted(adapters.active()))
+    import pydantic_ai
+    print(found.names, again.names, sorted(adapters.active()))
+print(sorted(adapters.active()))
+import arq
+print(found.names, sorted(adapters.active()))
+with adapters.instrument("auto") as third:
+    print(third.names)
+    import dramatiq
+    print(third.names)
+"""
+    assert printed_by(program).splitlines() == [
+        "() set()",
+        "('rq',) ('rq',) ['rq']",
+        "('rq', 'pydantic-ai') ('rq', 'pydantic-ai') ['pydantic-ai', 'rq']",
+        "[]",
+        "('rq', 'pydantic-ai') []",
+        "('pydantic-ai', 'rq', 'arq')",
+        "('pydantic-ai', 'rq', 'arq', 'dramatiq')",
+    ]
+
+
+def test_a_framework_that_is_imported_in_many_threads_is_observed_once() -> None:
+    program = """
+import sys, threading
+from otel_agentbus import adapters
+from otel_agentbus.adapters import rq as ours
+found = []
+switch_on = ours.instrument
+ours.instrument = lambda: found.append(1) or switch_on()
+for name in [name for name in sys.modules if name == "rq" or name.startswith("rq.")]:
+    del sys.modules[name]
+observed = [adapters.instrument("auto") for _ in range(4)]
+threads = [threading.Thread(target=__import__, args=("rq",)) for _ in range(8)]
+[thread.start() for thread in threads], [thread.join() for thread in threads]
+print(len(found), {one.names for one in observed})
+[one.off() for one in observed]
+print(sorted(adapters.active()))
+"""
+    assert printed_by(program).splitlines() == ["1 {('rq',)}", "[]"]
+
+
+def test_an_import_goes_well_where_the_framework_cannot_be_observed() -> None:
+    program = """
+import logging, sys
+logging.basicConfig(stream=sys.stdout, format="%(message)s")
+logging.raiseExceptions = False
+from otel_agentbus import adapters
+import otel_agentbus.adapters.rq as ours
+def fails(): raise RuntimeError("broken")
+ours.instrument = fails
+for name in [name for name in sys.modules if name == "rq" or name.startswith("rq.")]:
+    del sys.modules[name]
+found = adapters.instrument("auto")
+import rq
+print(rq.__name__, found.names)
+"""
+    lines = printed_by(program).splitlines()
+    assert lines[0] == "rq is installed, but cannot be observed"
+    assert lines[-1] == "rq ()"
+
+
+def test_auto_may_stand_beside_a_name() -> None:
+    with adapters.instrument("auto", "rq") as found:
+        assert found.names[0] == "rq"
+        assert found.names.count("rq") == 1
 
 
 def test_no_framework_is_loaded_before_it_is_asked_for() -> None:
