@@ -13,9 +13,11 @@ WAITING ?= 4
 OWN    := test_router*.py test_delivery*.py test_journal*.py test_streams*.py test_processes.py test_task_groups.py \
 	test_invocation.py test_lineage*.py test_carriers*.py test_jobs.py test_fork.py test_*property.py test_*_ledger.py \
 	test_permutations.py test_secrets.py test_passages.py test_architecture.py test_readme.py test_benchmarks.py
+#: Tests that need what is not in the project's own environment: real servers, and the agent frameworks.
+ELSEWHERE := --ignore=tests/integration --ignore=tests/frameworks
 LOCKS  := requirements/build.txt requirements/run.txt requirements/dev.txt
 
-.PHONY: help demo test cover soak killed integration backends lint types imports check bench bench-relay dashboards docs lock lock-lowest test-lowest test-pythons clean
+.PHONY: help demo test cover soak killed integration backends lint types imports check bench bench-relay dashboards docs lock lock-lowest lock-frameworks test-lowest test-frameworks test-oldest test-pythons clean
 
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 16
@@ -35,7 +37,7 @@ demo: $(VENV)/run.stamp ## three agents at work, live in this terminal; no key, 
 	@$(RUN)/otel-agentbus demo
 
 test: $(VENV)/dev.stamp ## the unit tests
-	$(RUN)/python -m pytest -q -n $(WORKERS) -p no:benchmark -m "not integration" --ignore=tests/integration $(COVERAGE)
+	$(RUN)/python -m pytest -q -n $(WORKERS) -p no:benchmark -m "not integration" $(ELSEWHERE) $(COVERAGE)
 
 cover:           ## the same with the coverage gate, which takes twice as long
 	@$(MAKE) test COVERAGE="--cov --cov-report=term:skip-covered"
@@ -67,6 +69,12 @@ imports: $(VENV)/dev.stamp ## the import contract: data flows one way
 
 check: lint types imports ## all that needs no run
 
+test-frameworks: $(VENV)/dev.stamp ## every adapter with its framework, each where that is installed
+	$(RUN)/python -m tests.frameworks
+
+test-oldest: $(VENV)/dev.stamp ## the same with the oldest versions that the adapters support
+	$(RUN)/python -m tests.frameworks --oldest
+
 test-pythons: $(VENV)/dev.stamp ## streams, lineage and processes on every other CPython of this machine
 	$(RUN)/python -m tests.pythons
 
@@ -96,6 +104,15 @@ lock-lowest: ## renew the lock of the lowest versions (needs uv)
 	uv pip compile --quiet --python-version 3.11 --resolution lowest-direct --generate-hashes --no-emit-index-url --no-header \
 		pyproject.toml --extra prices --group test --output-file requirements/lowest.txt
 
+FRAMEWORKS = $(basename $(notdir $(wildcard requirements/frameworks/*.in)))
+
+lock-frameworks: ## renew the locks of the agent frameworks that the adapters are tested with (needs uv)
+	for name in $(FRAMEWORKS); do \
+		uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+			pyproject.toml requirements/frameworks/$$name.in --extra prices --group pytest \
+			--output-file requirements/frameworks/$$name.txt $(UPGRADE) || exit 1; \
+	done
+
 # Without dependencies: the lock has them all, and pip would look for newer ones of those that are named with an extra.
 .venv-lowest/stamp: pyproject.toml requirements/lowest.txt
 	@test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
@@ -105,7 +122,7 @@ lock-lowest: ## renew the lock of the lowest versions (needs uv)
 	@touch $@
 
 test-lowest: .venv-lowest/stamp ## the unit tests with the lowest versions that we say we work with
-	.venv-lowest/bin/python -m pytest -q -n $(WORKERS) -p no:benchmark -m "not integration" --ignore=tests/integration \
+	.venv-lowest/bin/python -m pytest -q -n $(WORKERS) -p no:benchmark -m "not integration" $(ELSEWHERE) \
 		$(addprefix --ignore-glob=tests/,$(OWN)) \
 		-W ignore::DeprecationWarning -W ignore::ResourceWarning -W ignore::pytest.PytestUnraisableExceptionWarning
 

@@ -58,6 +58,7 @@ class Bridges:
                 self.spans = SpanBridge(
                     pipeline.tracer_provider,
                     conventions=self._settings.conventions,
+                    aliases=self._settings.aliases,
                     capture=self._settings.capture_content,
                     id_key=self._settings.id_key.get_secret_value(),
                     grace=self._settings.grace,

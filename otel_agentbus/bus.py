@@ -28,8 +28,8 @@ from .recovery.background import recover_in_background
 from .router import OnError
 from .settings import Settings
 from .stamping import Stamp, StampingRouter
+from .telemetry.aliases import conventions_of
 from .telemetry.content import ContentPolicy, Redact
-from .telemetry.conventions import Conventions
 from .telemetry.current import CallerTracing
 from .telemetry.deployment_metrics import CommitTimes
 from .telemetry.ids import Ids
@@ -79,7 +79,7 @@ class Bus:
         self._outlet = Outlet(pipeline)
         #: Whom a model or tool call asks before it begins: budgets that may refuse it.
         self.gate: Callable[[Any], None] | None = None
-        self._conventions = Conventions(settings.conventions)
+        self._conventions = conventions_of(settings.conventions, settings.aliases)
         self._ids = Ids(settings.id_key.get_secret_value())
         self._bridges = Bridges(
             settings,

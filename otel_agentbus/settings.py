@@ -67,6 +67,8 @@ class Settings(BaseSettings):
         "A secret that makes trace and span ids unguessable from invocation ids.")
     conventions: values.Flavour = _setting("1.41", "AGENTBUS_CONVENTIONS",
         "The flavour of the GenAI semantic conventions: 1.41, 2026-10 or both.")
+    aliases: values.Aliases = _setting((), "AGENTBUS_ALIASES",
+        "Backends whose own names for cost, session and kind spans have besides: langfuse, openinference ...")
     grace: values.Grace = _setting(2.0, "AGENTBUS_GRACE",
         "Seconds that an end waits for its start, and an open start for its end.")
     content_max_bytes: values.Count = _setting(65_536, "AGENTBUS_CONTENT_MAX_BYTES",

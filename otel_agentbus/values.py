@@ -24,6 +24,10 @@ OFF = "off"
 #: How the URL of a broker may begin.
 BROKER_SCHEMES = ("redis", "rediss", "unix")
 SIGNALS: tuple[Signal, ...] = get_args(Signal)
+#: Settings that name things, of which an empty list is a choice.
+_NONE = {"aliases", "instrument", "traces_exporter", "metrics_exporter"}
+#: The backends for whose own names there are aliases (`telemetry.aliases` has the table).
+ALIASES = ("langfuse", "langsmith", "logfire", "openinference", "openlit", "proposal", "sentry")
 RATIO_SAMPLERS = ("traceidratio", "parentbased_traceidratio")
 SAMPLERS = ("always_on", "always_off", "parentbased_always_on", "parentbased_always_off", *RATIO_SAMPLERS)
 
@@ -46,7 +50,7 @@ def masked(url: str) -> str:
 def shown(name: str, value: object) -> str:
     """The value of a setting as it may be shown, secrets masked."""
     if value is None or value == ():
-        return "none" if value == () and name in {"instrument", "traces_exporter", "metrics_exporter"} else "unset"
+        return "none" if value == () and name in _NONE else "unset"
     if isinstance(value, SecretBytes):
         return "***" if value.get_secret_value() else "unset"
     if isinstance(value, Secret):
@@ -179,6 +183,17 @@ def _instruments(value: object) -> object:
     return () if names == ("none",) else names
 
 
+def _aliases(value: object) -> object:
+    names = _names(value)
+    if not isinstance(names, tuple) or names == ("none",):
+        return () if names == ("none",) else names
+    if unknown := [name for name in names if name not in ALIASES]:
+        raise ValueError(f"there are no aliases for {unknown[0]}; name some of {', '.join(ALIASES)}")
+    if {"langfuse", "proposal"} <= set(names):
+        raise ValueError("langfuse counts proposal's gen_ai.usage.cost.amount as tokens; leave out one of the two")
+    return names
+
+
 def _headers(value: object) -> object:
     """The pairs of `name=value,name=value`, percent-decoded as the official exporters do; a mapping as it is."""
     if isinstance(value, Mapping):
@@ -290,6 +305,7 @@ Captured = Annotated[
 Instruments = Annotated[
     tuple[str, ...], BeforeValidator(_instruments), Accepts("none, auto, or framework names separated by commas")
 ]
+Aliases = Annotated[tuple[str, ...], BeforeValidator(_aliases), Accepts(f"none, or some of {', '.join(ALIASES)}")]
 Exporters = Annotated[tuple[str, ...] | None, BeforeValidator(_exporters), Accepts("otlp, console or none")]
 Headers = Annotated[Secret[Pairs] | None, BeforeValidator(_headers), Accepts("name=value,name=value")]
 Attributes = Annotated[Pairs, BeforeValidator(_attributes), Accepts("name=value,name=value")]

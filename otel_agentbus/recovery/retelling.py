@@ -60,6 +60,7 @@ class Retelling:
         self._bridge = SpanBridge(
             self._provider,
             conventions=flavour_of(opening, settings),
+            aliases=settings.aliases,
             capture=settings.capture_content if opening is None else opening.capture,
             id_key=id_key,
             grace=settings.grace if opening is None or opening.grace < 0 else opening.grace,

@@ -14,8 +14,8 @@ from ..recording import Opening, key_hash
 from ..recovery.origin import flavour_of, provider_of
 from ..recovery.sending import listen
 from ..settings import Settings
+from ..telemetry.aliases import conventions_of
 from ..telemetry.careful import CarefulWriter
-from ..telemetry.conventions import Conventions
 from ..telemetry.ids import Ids
 from ..telemetry.tracer import our_tracer
 from ..telemetry.writer import SpanWriter
@@ -95,7 +95,7 @@ class Makers:
         provider = provider_of(opening, settings)
         listen(provider, self.spans.append)
         capture = settings.capture_content if opening is None else opening.capture
-        conventions = Conventions(flavour_of(opening, settings))
+        conventions = conventions_of(flavour_of(opening, settings), settings.aliases)
         writer = SpanWriter(our_tracer(provider), self._ids, conventions, capture, REMEMBERED)
         grace = settings.grace if opening is None or opening.grace < 0 else opening.grace
         return Maker(source, opening, CarefulWriter(writer, self.failed), round(grace * 1e9))

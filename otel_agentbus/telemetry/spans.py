@@ -6,13 +6,13 @@ import logging
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from opentelemetry.trace import TracerProvider
 
 from ..events import Event, UnknownEvent
+from .aliases import conventions_of
 from .careful import CarefulWriter
-from .conventions import Conventions
 from .ids import Ids
 from .names import Flavour
 from .ordering import SOURCES, Ordering
@@ -36,6 +36,7 @@ class SpanBridge:
         tracer_provider: TracerProvider,
         *,
         conventions: Flavour = "1.41",
+        aliases: Collection[str] = (),
         capture: str = "NO_CONTENT",
         id_key: bytes = b"",
         grace: float = 2.0,
@@ -50,7 +51,7 @@ class SpanBridge:
         tracer = our_tracer(tracer_provider)
         #: Whether spans get our ids: a tracer that is not the SDK's takes none, and blocks make their own spans there.
         self.works = can_prepare(tracer)
-        writer = SpanWriter(tracer, Ids(id_key), Conventions(conventions), capture)
+        writer = SpanWriter(tracer, Ids(id_key), conventions_of(conventions, aliases), capture)
         self._writer = CarefulWriter(writer, self._failed)
 
     def __call__(self, event: Event) -> None:
