@@ -17,7 +17,7 @@ OWN    := test_router*.py test_delivery*.py test_journal*.py test_streams*.py te
 ELSEWHERE := --ignore=tests/integration --ignore=tests/frameworks
 LOCKS  := requirements/build.txt requirements/run.txt requirements/dev.txt
 
-.PHONY: help demo test cover soak killed integration backends lint types imports check bench bench-relay dashboards docs lock lock-lowest lock-frameworks test-lowest test-frameworks test-oldest test-pythons clean
+.PHONY: help demo test cover soak killed integration backends lint types imports check bench bench-relay dashboards docs site lock lock-lowest lock-frameworks test-lowest test-frameworks test-oldest test-pythons clean
 
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 16
@@ -42,9 +42,10 @@ test: $(VENV)/dev.stamp ## the unit tests
 cover:           ## the same with the coverage gate, which takes twice as long
 	@$(MAKE) test COVERAGE="--cov --cov-report=term:skip-covered"
 
-backends: $(VENV)/dev.stamp ## build the real Collector and Jaeger (needs Go; cached by version), install Redis (Debian)
+backends: $(VENV)/dev.stamp ## the real Collector and Jaeger (needs Go), Redis (Debian), the agent frameworks; cached by version
 	$(RUN)/python -m tests.integration.build_backends
 	$(RUN)/python -m tests.integration.redis_server
+	$(RUN)/python -m tests.frameworks --make
 
 integration: $(VENV)/dev.stamp ## the tests against the real Collector, Jaeger, Prometheus and Redis
 	$(RUN)/python -m pytest -q -n $(WAITING) --dist loadfile --no-loadscope-reorder -p no:benchmark tests/integration
@@ -87,9 +88,13 @@ bench-relay: $(VENV)/dev.stamp ## the relay's numbers, with a real Redis; six mi
 dashboards: $(VENV)/run.stamp ## write the dashboards' JSON from its source, deploy/grafana/boards.py
 	$(RUN)/python -m deploy.grafana
 
-docs: $(VENV)/dev.stamp ## write what is made of the documentation: docs/metrics.md, and parts of the README
+docs: $(VENV)/dev.stamp ## write what is made of the documentation: docs/{metrics,events}.md, and parts of the README
 	$(RUN)/python -m tests.metrics_reference
+	$(RUN)/python -m tests.events_reference
 	$(RUN)/python -m tests.readme
+
+site: $(VENV)/dev.stamp ## the documentation as pages, in .site
+	$(RUN)/mkdocs build --quiet
 
 lock: ## renew the locks (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \

@@ -23,7 +23,7 @@ def tests_of(place: Place) -> list[str]:
 
 def main() -> int:
     """Run them all; 1 where one fails, or an environment could not be made."""
-    parser = argparse.ArgumentParser(description="Run the tests of the adapters, each where its framework is installed.")
+    parser = argparse.ArgumentParser(description="Run the adapters' tests, each where its framework is installed.")
     parser.add_argument("--oldest", action="store_true", help="the oldest versions that are supported")
     parser.add_argument("--only", action="append", default=[], metavar="PLACE", help="only this environment")
     parser.add_argument("--make", action="store_true", help="only make the environments ready")

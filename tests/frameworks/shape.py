@@ -9,13 +9,14 @@ from __future__ import annotations
 import importlib.util
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import StatusCode
+
+from .. import outlines
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 
@@ -38,45 +39,17 @@ def program(framework: str) -> ModuleType:
 
 
 def outline(spans: Sequence[ReadableSpan]) -> str:
-    """The spans as a drawn tree that is the same in every run: what went wrong, and tokens, behind each name.
-
-    `chat fake · 100+10` used 100 and 10 tokens; `!ValueError` is an error's type; `~cancelled` an outcome that is none.
-    Siblings stand by their text, for those that run in parallel have no order.
-    """
-    children: dict[int | None, list[ReadableSpan]] = {}
-    ids = {span.context.span_id for span in spans if span.context is not None}
-    for span in spans:
-        parent = span.parent.span_id if span.parent is not None and span.parent.span_id in ids else None
-        children.setdefault(parent, []).append(span)
-
-    def drawn(span: ReadableSpan) -> list[str]:
-        below = sorted(drawn(child) for child in children.get(span.context.span_id if span.context else -1, []))
-        return [_said(span), *_indented(below)]
-
-    return "\n".join(line for lines in sorted(drawn(root) for root in children.get(None, [])) for line in lines)
-
-
-def _indented(below: list[list[str]]) -> Iterator[str]:
-    for lines in below:
-        last = lines is below[-1]
-        for number, line in enumerate(lines):
-            if number == 0:
-                yield ("└─ " if last else "├─ ") + line
-            else:
-                yield ("   " if last else "│  ") + line
-
-
-def _said(span: ReadableSpan) -> str:
-    said: dict[str, Any] = dict(span.attributes or {})
-    words = [span.name]
-    if "gen_ai.usage.input_tokens" in said or "gen_ai.usage.output_tokens" in said:
-        words.append(f"{said.get('gen_ai.usage.input_tokens')}+{said.get('gen_ai.usage.output_tokens')}")
-    if span.status.status_code is StatusCode.ERROR:
-        words.append(f"!{said.get('error.type')}")
-    outcome = said.get("agentbus.outcome")
-    if outcome not in (None, "ok", "error"):
-        words.append(f"~{outcome}")
-    return " · ".join(words)
+    """The spans as a drawn tree (see `outlines.outline`)."""
+    return outlines.outline(
+        outlines.Row(
+            id=span.context.span_id if span.context is not None else 0,
+            parent=None if span.parent is None else span.parent.span_id,
+            name=span.name,
+            attributes=dict(span.attributes or {}),
+            failed=span.status.status_code is StatusCode.ERROR,
+        )
+        for span in spans
+    )
 
 
 def assert_outline(spans: Sequence[ReadableSpan], expected: str) -> None:

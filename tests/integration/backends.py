@@ -189,6 +189,11 @@ class Jaeger(Server):
             return []
         return list(_JaegerAnswer.model_validate_json(response.raise_for_status().text).result.spans())
 
+    def traces(self, service: str) -> list[str]:
+        """The ids of the traces of this service, as far as Jaeger has them now."""
+        answer = _get(f"{self.query_url}/api/traces", service=service, limit="100").raise_for_status().json()
+        return [trace["traceID"] for trace in answer["data"]]
+
     def places(self, trace_id: str) -> list[tuple[str, str | None]]:
         """Each span's id and its parent's, as far as Jaeger has them now: much faster than whole spans."""
         response = _get(f"{self.query_url}/api/v3/traces/{trace_id}")

@@ -104,16 +104,17 @@ def required(name: str) -> Path:
     """The path of a built backend; without it the test is skipped, and fails where backends are required."""
     backend = BACKENDS[name]
     if not backend.is_built:
-        _missing(f"{name} {backend.version} is not built: `make backends` does it, once and for all.")
+        missing(f"{name} {backend.version} is not built: `make backends` does it, once and for all.")
     return backend.binary
 
 
 def redis_binary() -> Path:
     """The path of Redis; without it as with `required`."""
-    return installed() or _missing("redis-server is not installed: `make backends` does it.")
+    return installed() or missing("redis-server is not installed: `make backends` does it.")
 
 
-def _missing(message: str) -> NoReturn:
+def missing(message: str) -> NoReturn:
+    """Fail where backends are required; else skip."""
     if os.environ.get("AGENTBUS_REQUIRE_BACKENDS") == "1":
         pytest.fail(message, pytrace=False)
     pytest.skip(message)
