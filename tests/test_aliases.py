@@ -74,9 +74,9 @@ EXPECTED: dict[str, list[dict[str, Any]]] = {
         {"langfuse.observation.type": "tool", "langfuse.session.id": "talk-1"},
     ],
     "langsmith": [
-        {"langsmith.span.kind": "chain", "langsmith.trace.session_id": "talk-1"},
-        {"langsmith.span.kind": "llm", "langsmith.trace.session_id": "talk-1"},
-        {"langsmith.span.kind": "tool", "langsmith.trace.session_id": "talk-1"},
+        {"langsmith.span.kind": "chain", "langsmith.metadata.session_id": "talk-1"},
+        {"langsmith.span.kind": "llm", "langsmith.metadata.session_id": "talk-1"},
+        {"langsmith.span.kind": "tool", "langsmith.metadata.session_id": "talk-1"},
     ],
     "logfire": [{}, {"operation.cost": 0.25}, {}],
     "openinference": [

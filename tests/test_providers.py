@@ -187,6 +187,34 @@ def test_looking_again_finds_providers_and_never_replaces_what_there_is(monkeypa
     assert (pipeline.tracer_provider, pipeline.meter_provider) == (first, meters)
 
 
+def test_a_provider_that_cannot_be_hashed_is_used_like_any_other() -> None:
+    """Logfire's is one."""
+    found = in_a_process_of_its_own(
+        """
+        import json
+        from dataclasses import dataclass
+        from opentelemetry import trace
+        from opentelemetry.sdk.trace import TracerProvider
+        import otel_agentbus as agentbus
+
+        @dataclass
+        class Proxy(trace.TracerProvider):
+            provider: TracerProvider
+
+            def get_tracer(self, *given, **named):
+                return self.provider.get_tracer(*given, **named)
+
+        trace.set_tracer_provider(Proxy(TracerProvider()))
+        with agentbus.connect() as bus, agentbus.agent("planner") as run:
+            valid = run.span.get_span_context().is_valid
+        print(json.dumps(valid))
+        """,
+        AGENTBUS_SET_GLOBAL="1",
+        OTEL_EXPORTER_OTLP_ENDPOINT="http://localhost:1",
+    )
+    assert found is True
+
+
 def test_providers_that_the_application_sets_later_are_found_by_looking_again() -> None:
     found = in_a_process_of_its_own(
         """

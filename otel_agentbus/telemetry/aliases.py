@@ -121,7 +121,7 @@ TABLE: Final[tuple[Alias, ...]] = (
     Alias("langsmith", ("agent",), "langsmith.span.kind", _kind("chain")),
     Alias("langsmith", ("llm",), "langsmith.span.kind", _kind("llm", embeddings="embedding")),
     Alias("langsmith", ("tool",), "langsmith.span.kind", _kind("tool")),
-    Alias("langsmith", _ALL, "langsmith.trace.session_id", _same(names.CONVERSATION)),
+    Alias("langsmith", _ALL, "langsmith.metadata.session_id", _same(names.CONVERSATION)),
     Alias("logfire", ("llm",), "operation.cost", _same(names.COST)),
     Alias("openinference", ("agent",), "openinference.span.kind", _kind("AGENT")),
     Alias("openinference", ("llm",), "openinference.span.kind", _kind("LLM", embeddings="EMBEDDING")),

@@ -179,7 +179,8 @@ def _found(getter: Callable[[], _P]) -> _P | None:
         _log.warning("the application's global OpenTelemetry provider cannot be loaded", exc_info=True)
         return None
     of_api = type(provider).__module__.startswith(("opentelemetry.trace", "opentelemetry.metrics"))
-    return None if of_api or provider in _installed else provider
+    ours = any(provider is one for one in _installed)  # not `in`: Logfire's provider cannot be hashed
+    return None if of_api or ours else provider
 
 
 def _of_application(provider: object) -> str:
