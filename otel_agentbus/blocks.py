@@ -44,10 +44,12 @@ clock = Clock()
 class _Installed:
     """The bus that blocks emit to, one in a process."""
 
-    __slots__ = ("runtime",)
+    __slots__ = ("foreign", "runtime")
 
     def __init__(self) -> None:
         self.runtime: Runtime | None = None
+        #: Finds what others tell of that is current here, inside of what is current of ours; None where nobody reads.
+        self.foreign: Callable[[Frame | None], Frame | None] | None = None
 
 
 _installed = _Installed()
@@ -64,9 +66,16 @@ def installed() -> Runtime | None:
     return _installed.runtime
 
 
+def place_by(foreign: Callable[[Frame | None], Frame | None] | None) -> None:
+    """Ask this, too, where a block belongs: it gets the frame here, and gives back that or one inside of it."""
+    _installed.foreign = foreign
+
+
 def surrounding() -> Frame | None:
     """What something that happens now belongs to: the run or call here or, else, that of the current span."""
     frame, runtime = enclosing(), _installed.runtime
+    if _installed.foreign is not None:
+        frame = _installed.foreign(frame)
     return runtime.ambient() if frame is None and runtime is not None else frame
 
 
@@ -162,6 +171,8 @@ class Block(Frame):
         self._state = _RUNNING
         runtime = self.runtime = _installed.runtime
         frame = enclosing()
+        if _installed.foreign is not None:
+            frame = _installed.foreign(frame)
         if frame is None and runtime is not None:
             frame = runtime.ambient()
         self._place(frame)

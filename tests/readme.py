@@ -7,6 +7,7 @@ import re
 import tomllib
 from pathlib import Path
 
+from otel_agentbus.adapters import ADAPTERS
 from otel_agentbus.settings import Settings, variable_of
 from otel_agentbus.values import SIGNALS, shown
 
@@ -14,6 +15,8 @@ from .sources import parsed
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
+ADAPTERS_PAGE = ROOT / "docs" / "adapters" / "index.md"
+QUEUES = ("celery", "dramatiq", "rq", "arq")
 
 
 def settings_table() -> str:
@@ -27,6 +30,19 @@ def settings_table() -> str:
         meaning = f"{info.description} For one signal: {own}." if own else info.description
         rows.append(f"| `{variable_of(name)}` | `{name}` | {shown(name, info.default)} | {meaning} |")
     return "\n".join(rows)
+
+
+def adapters_table(pages: str) -> str:
+    """The frameworks in the versions that are supported; `pages` is the way to their pages."""
+    rows = ["| Framework | its name here | versions |", "|---|---|---|"]
+    for adapter in ADAPTERS.values():
+        page = f"{adapter.name.replace('-', '_')}.md"
+        if (ROOT / "docs" / "adapters" / page).exists():
+            title = (ROOT / "docs" / "adapters" / page).read_text("utf-8").splitlines()[0].removeprefix("# ")
+            name = title.partition(":")[0]
+            rows.append(f"| [{name}]({pages}{page}) | `{adapter.name}` | `{adapter.distribution}{adapter.range}` |")
+    queues = ", ".join(f"`{name}`" for name in ADAPTERS if name in QUEUES)
+    return "\n".join([*rows, f"| [Job queues]({pages}../queues.md) | {queues} | see there |"])
 
 
 def house() -> str:
@@ -43,9 +59,10 @@ def house() -> str:
     return "```text\n" + "\n".join(f"{name:{width}}  {sentence}" for name, sentence in rows) + "\n```"
 
 
-def made(text: str) -> str:
-    """The README with its made parts renewed."""
-    for part, content in {"settings": settings_table().strip(), "house": house()}.items():
+def made(text: str, pages: str = "docs/adapters/") -> str:
+    """The README, or the page of the adapters, with its made parts renewed."""
+    parts = {"adapters": adapters_table(pages), "settings": settings_table().strip(), "house": house()}
+    for part, content in parts.items():
         text = re.sub(
             rf"(<!-- {part} -->\n).*?(<!-- /{part} -->)",
             lambda match, content=content: f"{match[1]}{content}\n{match[2]}",  # type: ignore[misc]  # bound above
@@ -57,3 +74,4 @@ def made(text: str) -> str:
 
 if __name__ == "__main__":
     README.write_text(made(README.read_text("utf-8")), "utf-8")
+    ADAPTERS_PAGE.write_text(made(ADAPTERS_PAGE.read_text("utf-8"), ""), "utf-8")

@@ -85,6 +85,7 @@ def test_json_has_everything_and_no_secret() -> None:
         "pipeline",
         "probes",
         "adapters",
+        "silent_scopes",
         "money",
         "on_disk",
         "on_broker",
@@ -122,6 +123,19 @@ def test_adapters_are_shown_with_what_is_on(monkeypatch: pytest.MonkeyPatch) -> 
         "two": {"installed": None, "on": False},
         "three": {"installed": "3.0", "on": False},
     }
+
+
+def test_scopes_that_are_silent_because_of_an_adapter_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    from otel_agentbus import adapters
+    from otel_agentbus.adapters.scopes import SCOPES
+
+    installed = {"otel": "1.45.2", "strands": "1.62.0", "crewai": None}
+    monkeypatch.setattr(adapters, "available", lambda: installed)
+    for named, silent in (("otel,strands,crewai", {"strands": list(SCOPES["strands"])}), ("otel", {}), ("strands", {})):
+        monkeypatch.setenv("AGENTBUS_INSTRUMENT", named)
+        assert examine().as_json()["silent_scopes"] == silent
+        said = " ".join(run(AGENTBUS_INSTRUMENT=named).output.split())
+        assert ("otel passes over, because of strands: strands.telemetry.tracer," in said) is bool(silent)
 
 
 def test_console_needs_no_probe(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ import otel_agentbus as agentbus
 from otel_agentbus import testing
 from otel_agentbus.telemetry.spool import spools
 
-from .readme import README, ROOT, made
+from .readme import ADAPTERS_PAGE, README, ROOT, made
 from .receivers import closed_port
 
 TEXT = README.read_text("utf-8")
@@ -32,6 +32,8 @@ def block(after: str, language: str) -> str:
 
 def test_the_made_parts_are_renewed() -> None:
     assert made(TEXT) == TEXT, "run: python -m tests.readme"
+    page = ADAPTERS_PAGE.read_text("utf-8")
+    assert made(page, "") == page, "run: python -m tests.readme"
 
 
 def test_the_ten_lines_run_and_make_the_tree_that_is_shown() -> None:

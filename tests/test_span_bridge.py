@@ -163,6 +163,7 @@ def test_what_waits_behind_a_gap_is_applied_by_a_flush_and_nothing_is_judged() -
         "failed": 0,
         "interrupted": 0,
         "open": 1,
+        "elsewhere": 0,
         "begun": 1,
         "ended": 0,
         "unsampled": 0,

@@ -297,6 +297,25 @@ def test_a_second_observer_is_a_hint_where_installed_and_a_problem_where_active(
     )
 
 
+def test_a_second_observer_whose_spans_are_read_counts_nothing_twice() -> None:
+    installed = ("logfire", "openinference-instrumentation-langchain", "opentelemetry-instrumentation-openai-v2")
+    told: dict[str, Any] = {
+        "instrumented": ("langchain", "otel"),
+        "distributions": installed,
+        "auto_instrumented": True,
+    }
+    once = "is installed: if it is active, its spans are read (adapter otel), and each call counts once."
+    assert [sentence for sentence in hints(*GOOD, **told) if "if it is active" in sentence] == [
+        f"logfire {once}",
+        (
+            "openinference-instrumentation-langchain is installed: if it is active, it is silent for us, because the "
+            "adapter langchain tells the same."
+        ),
+        f"opentelemetry-instrumentation-openai-v2 {once}",
+    ]
+    assert problems(*GOOD, **told) == []
+
+
 def test_problems_come_first() -> None:
     found = findings(Facts(Settings(endpoint="http://h:1"), (answer("closed"), answer("accepted", "metrics"))))
     assert [finding.level for finding in found] == sorted((finding.level for finding in found), reverse=True)

@@ -59,6 +59,15 @@ ADAPTERS: Mapping[str, Adapter] = {
     adapter.name: adapter
     for adapter in (
         Adapter("pydantic-ai", "pydantic-ai-slim", (2, 60), (3, 0), "pydantic_ai"),
+        Adapter("langchain", "langchain-core", (1, 0), (2, 0), "langchain_core.callbacks.manager"),
+        Adapter("openai-agents", "openai-agents", (0, 17), (1, 0), "agents"),
+        Adapter("crewai", "crewai", (1, 15), (2, 0), "crewai"),
+        Adapter("google-adk", "google-adk", (2, 3), (3, 0), "google.adk.runners"),
+        Adapter("llama-index", "llama-index-core", (0, 14), (0, 15), "llama_index.core"),
+        Adapter("strands", "strands-agents", (1, 30), (2, 0), "strands"),
+        Adapter("agent-framework", "agent-framework-core", (1, 0), (2, 0), "agent_framework"),
+        Adapter("claude-agent-sdk", "claude-agent-sdk", (0, 1), (1, 0), "claude_agent_sdk"),
+        Adapter("mcp", "mcp", (1, 20), (3, 0), "mcp"),
         Adapter("celery", "celery", (5, 5), (6, 0), "celery"),
         Adapter("dramatiq", "dramatiq", (2, 0), (3, 0), "dramatiq"),
         Adapter("rq", "rq", (2, 6), (4, 0), "rq"),

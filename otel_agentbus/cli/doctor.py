@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from otel_agentbus.adapters.scopes import silenced
 from otel_agentbus.cli.money import Money, money
 from otel_agentbus.cli.on_broker import OnBroker, on_broker
 from otel_agentbus.cli.on_disk import OnDisk, on_disk
-from otel_agentbus.cli.traps import Facts, Finding, findings
+from otel_agentbus.cli.traps import READER, Facts, Finding, findings
 from otel_agentbus.errors import ConfigurationError
 from otel_agentbus.settings import Settings
 from otel_agentbus.targets import Target
@@ -77,6 +78,7 @@ class Report:
             }
             if facts
             else {},
+            "silent_scopes": {name: list(scopes) for name, scopes in _silent(facts)} if facts else {},
             "money": asdict(self.money) if self.money else {},
             "on_disk": asdict(self.on_disk) if self.on_disk else {},
             "on_broker": asdict(self.on_broker) if self.on_broker else {},
@@ -272,6 +274,15 @@ def _show_way(report: Report, facts: Facts, console: Console) -> None:
     for name, version in facts.adapters.items():
         state = "not installed" if version is None else f"{version}, {'on' if name in facts.instrumented else 'off'}"
         console.print(f"  {name}: {state}", markup=False)
+
+    for name, scopes in _silent(facts):
+        console.print(f"  {READER} passes over, because of {name}: {', '.join(scopes)}", markup=False)
+
+
+def _silent(facts: Facts) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """The scopes whose spans are not read as events, because a framework's own adapter tells the same."""
+    installed = [name for name in facts.instrumented if facts.adapters.get(name) is not None]
+    return silenced(installed) if READER in installed else iter(())
 
 
 def _plain(text: str) -> Text:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
+from otel_agentbus.adapters.scopes import silent
 from otel_agentbus.values import SIGNALS, Signal
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ _MODELS = re.compile(
     r"instructor|lang|litellm|llama|mcp|mistralai|ollama|openai|pydantic|replicate|sagemaker|smolagents|together|"
     r"transformers|vertexai|voyageai|watsonx|writer"
 )
+#: The adapter that reads the spans of all others.
+READER = "otel"
 _NO_METRICS = frozenset({"404", "405", "501", "UNIMPLEMENTED"})
 
 
@@ -247,6 +250,9 @@ def _second_observer(facts: Facts, name: str) -> Iterator[Finding]:
     one = _FOR_ONE.fullmatch(name)
     if name not in _FOR_MANY and not (one and _MODELS.match(one[1])):
         return
+    if READER in facts.instrumented:
+        yield _hint(_read_once(facts, name, "" if one is None else one[1].replace("-", "_")))
+        return
     ours = ", ".join(facts.instrumented)
     if one and facts.auto_instrumented:
         yield _problem(
@@ -257,6 +263,14 @@ def _second_observer(facts: Facts, name: str) -> Iterator[Finding]:
         yield _hint(
             f"{name} is installed: if it is active beside AGENTBUS_INSTRUMENT={ours}, calls may be counted twice."
         )
+
+
+def _read_once(facts: Facts, name: str, what: str) -> str:
+    """What becomes of another observer's spans where they are read as events."""
+    ours = silent(f"opentelemetry.instrumentation.{what}", facts.instrumented) if what else None
+    if ours is not None:
+        return f"{name} is installed: if it is active, it is silent for us, because the adapter {ours} tells the same."
+    return f"{name} is installed: if it is active, its spans are read (adapter {READER}), and each call counts once."
 
 
 def nothing_emitted(facts: Facts) -> Iterator[Finding]:

@@ -33,6 +33,11 @@ class CarefulWriter:
         return self._writer.unsampled
 
     @property
+    def elsewhere(self) -> tuple[int, int]:
+        """How many have begun that others export, and how many of them have ended."""
+        return self._writer.elsewhere, self._writer.elsewhere_ended
+
+    @property
     def moments(self) -> int:
         """How many were without length."""
         return self._writer.moments

@@ -232,8 +232,11 @@ class CallerTracing:
         span = BlockSpan(block, self._ids, origin)
         previous = get_current()
         above = previous.get(SPAN_KEY)
-        if type(above) is BlockSpan and above.block.ended:
-            previous = living(previous)
+        if type(above) is BlockSpan:
+            if above.block.ended:
+                previous = living(previous)
+        elif self._tracer() is None:  # in a trace of somebody else's, what hangs below would have no parent
+            return None
         block.base = previous
         if self.baggage and block.kind == "llm":
             previous = withheld(previous)

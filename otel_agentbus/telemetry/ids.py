@@ -5,6 +5,9 @@
     trace_id = H(16, "trace", root_invocation_id)
     span_id  = H(8, "span", root_invocation_id, kind, invocation_id, local_id, attempt)
 
+The ids of what other instrumentation has told us of (`adapters/otel`) end in `@span:` and the id of the span that is
+exported there, in sixteen hexadecimal digits: that is their span's id, and no span of ours is made at their place.
+
 An all-zero digest (invalid in W3C Trace Context) is hashed again with a counter behind its parts. `tests/vectors` has
 the published test vectors. A UUID is never used raw: samplers compare bits of the trace id that are fixed in a UUID.
 """
@@ -57,6 +60,8 @@ class Ids:
 
     def _span_id(self, root: str, kind: SpanKindName, invocation_id: str, local_id: str = "", attempt: int = 1) -> int:
         """The span of a run or call: a function of what every participant knows."""
+        if span := exported_elsewhere(local_id or invocation_id):
+            return span
         hasher = self._begun(root, kind, invocation_id).copy()  # the calls of a run differ in their last parts only
         hasher.update(_with_length(local_id) + (_FIRST if attempt == 1 else _with_length(str(attempt))))
         found = int.from_bytes(hasher.digest(), "big")
@@ -64,6 +69,19 @@ class Ids:
 
     def _begin(self, *parts: str) -> blake2b:
         return blake2b(b"".join(map(_with_length, parts)), digest_size=8, person=b"agentbus.span", key=self._key)
+
+
+_ELSEWHERE = "@span:"
+
+
+def exported_elsewhere(id: str) -> int:
+    """The span that somebody else exports of the run or call with this id; 0 where the span is ours."""
+    if id[-22:-16] != _ELSEWHERE:
+        return 0
+    try:
+        return int.from_bytes(bytes.fromhex(id[-16:]), "big")
+    except ValueError:
+        return 0
 
 
 def call_of(parent_call_id: str) -> tuple[SpanKindName, str]:

@@ -337,12 +337,12 @@ class Source:
     def _interrupt(self, run: Run) -> int:
         """End what is open at the last time that was seen in the run, never at now; what waits is judged before."""
         self._judge(run, self._now_ns, final=True)
-        ended = 0
-        for open_ in list(run.open_spans()):
-            self._count("interrupted")
+        ending = list(run.open_spans())
+        for open_ in ending:
+            if not open_.place.is_elsewhere:
+                self._count("interrupted")
             self._finish(run, open_, max(run.last_ns, open_.start_ns), None, "interrupted")
-            ended += 1
-        return ended
+        return len(ending)
 
     # -- moments -------------------------------------------------------------------------------------------------------
 
@@ -354,9 +354,10 @@ class Source:
         run = self._run(lineage, now_ns)
         key: CallKey = call_of(event.parent_call_id) if event.parent_call_id else ("agent", "")
         open_ = run.agent if key[0] == "agent" else run.calls.get(key)
-        if open_ is not None:
+        place = Place(lineage.root, key[0], lineage.invocation, key[1], event.attempt)
+        if open_ is not None and not place.is_elsewhere:
             self._writer.moment(open_.span, event)
-        elif self._table.is_over(Place(lineage.root, key[0], lineage.invocation, key[1], event.attempt)):
+        elif place.is_elsewhere or self._table.is_over(place):
             self._stand_moment(event)
         else:
             run.early_moments.setdefault(key, []).append((now_ns + self._grace_ns, event))

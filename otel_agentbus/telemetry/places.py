@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from ..events import AgentEnd, AgentStart, Event
 from .current import SPAN_DATA
-from .ids import SpanKindName, call_of
+from .ids import SpanKindName, call_of, exported_elsewhere
 
 
 class Place(NamedTuple):
@@ -17,6 +17,11 @@ class Place(NamedTuple):
     invocation: str = ""
     local: str = ""
     attempt: int = 1
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether somebody else exports the span at this place, and none is to be made."""
+        return exported_elsewhere(self.local or self.invocation) != 0
 
 
 class Lineage(NamedTuple):

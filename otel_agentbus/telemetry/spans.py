@@ -119,6 +119,7 @@ class SpanBridge:
 
     def health(self) -> dict[str, int]:
         """What was left out, and why. It takes no lock: whoever asks must not wait for a processor that hangs."""
+        elsewhere, elsewhere_ended = self._writer.elsewhere
         return {
             "duplicate": self.counts["duplicate"] + self._ordering.duplicates,
             "skipped": self._ordering.skipped,
@@ -126,8 +127,9 @@ class SpanBridge:
             "unknown": self.counts["unknown"],
             "failed": self.counts["failed"],
             "interrupted": self.counts["interrupted"],
-            "open": self.open_spans,
-            "begun": self._writer.begun + self._writer.moments,
+            "open": self.open_spans - (elsewhere - elsewhere_ended),
+            "begun": self._writer.begun - elsewhere + self._writer.moments,
+            "elsewhere": elsewhere,
             "ended": self._writer.ended,
             "unsampled": self._writer.unsampled,
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace.sampling import Decision
@@ -48,6 +48,9 @@ from .tracer import Prepared, start_prepared
 
 #: How many trees' decisions are remembered, of those that no caller has decided; how many parents.
 REMEMBERED = 4096
+
+#: What stands for a span that somebody else exports: it has no ids of its own, for nobody asks it.
+ELSEWHERE: Final = NonRecordingSpan(INVALID_SPAN.get_span_context())
 
 #: How each event names the span that it begins (or, standing alone, ends).
 _BEGINNINGS: dict[type[Event], str] = {
@@ -109,6 +112,8 @@ class SpanWriter:
         self.ended = 0
         #: How many have ended that are not: the sampler has left them out.
         self.unsampled = 0
+        #: How many have begun, and how many of them ended, that others export.
+        self.elsewhere = self.elsewhere_ended = 0
         #: How many spans without length were made.
         self.moments = 0
         #: Siblings stand under one parent.
@@ -119,6 +124,9 @@ class SpanWriter:
 
     def begin(self, place: Place, parent: Place | None, event: Event, start_ns: int) -> Span:
         """Start the span at this place, said by its start event, or by its end event where it stands alone."""
+        if place.is_elsewhere:
+            self.elsewhere += 1
+            return ELSEWHERE
         name, attributes = self.named(place, event)
         if self._on_span:
             attributes = {**self._conventions.content_attributes(event), **attributes}
@@ -214,6 +222,9 @@ class SpanWriter:
     ) -> None:
         """End the span with what its end event says; without one, with its outcome."""
         span: Span = open_.span
+        if span is ELSEWHERE:
+            self.elsewhere_ended += 1
+            return
         try:
             if not span.is_recording():
                 return
