@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from .telemetry.outlet import Outlet
     from .telemetry.pump import Pump
 
+#: What the bridge says of the spans; `elsewhere` are others', which were read.
+_MADE = ("begun", "open", "ended", "unsampled", "interrupted", "elsewhere", "failed")
 #: What became of the spans, summed up over the exporters.
 _FATES = ("exported", "rejected", "spooled", "kept", "dead_lettered", "waiting", "adopted")
 
@@ -48,7 +50,7 @@ def receipt(
         "metrics": pipeline.description.get("metrics"),
         "events": events,
         "spans": {
-            **{key: spans[key] for key in ("begun", "open", "ended", "unsampled", "interrupted", "failed")},
+            **{key: spans[key] for key in _MADE},
             **{fate: sum(delivery[fate] for delivery in deliveries) for fate in _FATES},
             "dropped": _dropped(deliveries),
         },

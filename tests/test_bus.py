@@ -491,6 +491,7 @@ def test_health_adds_up(monkeypatch: pytest.MonkeyPatch) -> None:
         "open": 1,
         "ended": 800,
         "unsampled": 0,
+        "elsewhere": 0,
         "interrupted": 0,
         "failed": 0,
         "adopted": 0,

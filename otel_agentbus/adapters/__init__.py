@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import Self
 
 from ..errors import UnsupportedFramework
@@ -102,7 +102,8 @@ class Instrumented:
         """Have this framework observed now if the program has imported it, else as soon as it does."""
         watch = ADAPTERS[name].watch
         if _is_imported(watch):
-            self._switch_on_if_whole(name)
+            if ADAPTERS[name].is_it(sys.modules[watch]):
+                self._switch_on_if_whole(name)
             return
         with _lock:
             _waiting.setdefault(name, []).append(self)
@@ -111,7 +112,7 @@ class Instrumented:
             _watched.add(name)
         from wrapt import register_post_import_hook
 
-        register_post_import_hook(lambda _: _imported(name), watch)
+        register_post_import_hook(lambda module: _imported(name, module), watch)
 
 
 def _left(name: str) -> Switch | None:
@@ -126,8 +127,10 @@ def _is_imported(module: str) -> bool:
     return found is not None and not getattr(getattr(found, "__spec__", None), "_initializing", False)
 
 
-def _imported(name: str) -> None:
-    """The program has just imported this framework."""
+def _imported(name: str, module: ModuleType) -> None:
+    """The program has just imported this framework, or something of its own that has the same name."""
+    if not ADAPTERS[name].is_it(module):
+        return
     with _lock:
         waiting = _waiting.pop(name, [])
     for instrumented in waiting:

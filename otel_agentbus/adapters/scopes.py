@@ -72,9 +72,15 @@ def silenced(active: Collection[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
             yield name, scopes
 
 
+def in_short(adapter: str) -> str:
+    """The scopes that are silent while this adapter is on, in a few words."""
+    own, names = _FRAMEWORKS[adapter]
+    return ", ".join((*own, f"and what others make of {', '.join(names)}"))
+
+
 def is_known(scope: str) -> bool:
     """Whether spans of this scope are of agents or models, though they may say so only at their end."""
     return adapter_of(scope) is not None or scope.startswith((*_CLIENTS, "openinference."))
 
 
-__all__ = ["OURS", "SCOPES", "adapter_of", "is_known", "silenced", "silent"]
+__all__ = ["OURS", "SCOPES", "adapter_of", "in_short", "is_known", "silenced", "silent"]

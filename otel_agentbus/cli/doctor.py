@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from otel_agentbus.adapters.scopes import silenced
+from otel_agentbus.adapters.scopes import in_short, silenced
 from otel_agentbus.cli.money import Money, money
 from otel_agentbus.cli.on_broker import OnBroker, on_broker
 from otel_agentbus.cli.on_disk import OnDisk, on_disk
@@ -275,8 +275,8 @@ def _show_way(report: Report, facts: Facts, console: Console) -> None:
         state = "not installed" if version is None else f"{version}, {'on' if name in facts.instrumented else 'off'}"
         console.print(f"  {name}: {state}", markup=False)
 
-    for name, scopes in _silent(facts):
-        console.print(f"  {READER} passes over, because of {name}: {', '.join(scopes)}", markup=False)
+    for name, _ in _silent(facts):
+        console.print(f"  {READER} passes over, because of {name}: {in_short(name)}", markup=False)
 
 
 def _silent(facts: Facts) -> Iterator[tuple[str, tuple[str, ...]]]:

@@ -6,6 +6,7 @@ import importlib
 import importlib.metadata
 import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -18,6 +19,7 @@ from otel_agentbus.errors import UnsupportedFramework
 #: Each adapter's distribution, of those that are installed where the unit tests run.
 DISTRIBUTIONS = {
     "pydantic-ai": "pydantic-ai-slim",
+    "otel": "opentelemetry-sdk",
     "celery": "celery",
     "dramatiq": "dramatiq",
     "rq": "rq",
@@ -201,6 +203,20 @@ print(rq.__name__, found.names)
     lines = printed_by(program).splitlines()
     assert lines[0] == "rq is installed, but cannot be observed"
     assert lines[-1] == "rq ()"
+
+
+def test_a_module_of_the_program_that_has_a_frameworks_name_is_not_the_framework(tmp_path: Path) -> None:
+    (tmp_path / "rq.py").write_text("mine = True")
+    program = f"""
+import logging, sys
+logging.basicConfig(stream=sys.stdout)
+sys.path.insert(0, {str(tmp_path)!r})
+from otel_agentbus import adapters
+found = adapters.instrument("auto")
+import rq
+print(rq.mine, found.names, adapters.instrument("auto").names)
+"""
+    assert printed_by(program) == "True () ()"
 
 
 def test_auto_may_stand_beside_a_name() -> None:

@@ -7,6 +7,7 @@ import contextvars
 import gc
 import logging
 import threading
+import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from types import ModuleType
 from typing import Any
@@ -33,6 +34,7 @@ from agent_framework import (
     tool,
 )
 from agent_framework._middleware import MiddlewareTermination
+from agent_framework.exceptions import UserInputRequiredException
 from agent_framework.observability import AgentTelemetryLayer, enable_instrumentation
 from opentelemetry import trace
 from opentelemetry.context import get_current
@@ -237,17 +239,24 @@ async def test_nothing_of_ours_is_current_in_the_consumer_between_two_chunks(
     )
 
 
+@pytest.mark.parametrize("stream", [False, True])
 async def test_a_model_is_current_while_it_is_asked_so_that_http_calls_nest(
-    seen: testing.Captured, fake: ModuleType
+    seen: testing.Captured, fake: ModuleType, stream: bool
 ) -> None:
     inside: list[int] = []
 
     class Client(fake.FakeClient):  # type: ignore[misc, name-defined]  # the example's own
+        def _inner_get_response(self, **given: Any) -> Any:
+            if given["stream"]:  # else it is not under way before it is awaited
+                inside.append(get_current_span().get_span_context().span_id)
+            return super()._inner_get_response(**given)
+
         async def _answer(self) -> ChatResponse:
             inside.append(get_current_span().get_span_context().span_id)
             return await super()._answer()
 
-    await Agent(client=Client("fake", (1, 1), done()), name="asked").run("Go.")
+    asked = Agent(client=Client("fake", (1, 1), done()), name="asked")
+    await (asked.run("Go.", stream=True).get_final_response() if stream else asked.run("Go."))
     called = seen.span("chat fake").context
     assert called is not None
     assert inside == [called.span_id]
@@ -496,6 +505,16 @@ async def test_an_approval_that_is_asked_for_is_no_error(seen: testing.Captured,
     assert_outline(seen.spans, "invoke_agent asked\n└─ chat fake-asked · 10+2")
 
 
+async def test_a_tool_that_needs_the_user_first_has_not_failed(seen: testing.Captured) -> None:
+    def needs() -> str:
+        """Ask the user."""
+        raise UserInputRequiredException(contents=[Content.from_text("Sure?")])
+
+    with pytest.raises(UserInputRequiredException):
+        await FunctionTool(name="probe", func=needs).invoke(arguments={})
+    assert_outline(seen.spans, "execute_tool probe")
+
+
 async def test_an_agent_that_is_a_tool_nests_under_its_call(seen: testing.Captured, fake: ModuleType) -> None:
     helper = agent(fake, "helper", done(), usage=(3, 1)).as_tool(name="probe")
     await agent(fake, "asked", call(task="Go."), done(), tools=[helper]).run("Go.")
@@ -631,9 +650,10 @@ async def test_a_budget_stops_the_call_that_exceeds_it(fake: ModuleType, stream:
     with testing.capture(budgets=[stop]) as seen, adapters.instrument("agent-framework"):
         before = get_current()
         asked = agent(fake, "asked", call(), done(), usage=(100, 10), tools=[probe])
-        with pytest.raises(BudgetExceeded):
+        with warnings.catch_warnings(record=True) as warned, pytest.raises(BudgetExceeded):
             await (asked.run("Go.", stream=True).get_final_response() if stream else asked.run("Go."))
         assert not called
+        assert [str(warning.message) for warning in warned] == []  # nothing is left that nobody awaits
         assert (get_current(), agentbus.current()) == (before, None)
         assert outline(seen.spans) == (
             "invoke_agent asked · !otel_agentbus.errors.BudgetExceeded\n└─ chat fake-asked · 100+10"

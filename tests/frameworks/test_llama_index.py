@@ -792,6 +792,15 @@ async def test_a_tool_that_no_agent_calls_is_a_tool_call(seen: testing.Captured)
     ]
 
 
+def test_a_tool_that_calls_itself_is_a_call_within_a_call(seen: testing.Captured) -> None:
+    def count(down: int) -> int:
+        return int(str(tool(down=down - 1))) + 1 if down else 0
+
+    tool = FunctionTool.from_defaults(count)
+    assert str(tool(down=1)) == "1"
+    assert_outline(seen.spans, "execute_tool count\n└─ execute_tool count")
+
+
 def test_a_tool_may_be_given_and_give_anything(seen: testing.Captured) -> None:
     class Odd:
         def __str__(self) -> str:
