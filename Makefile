@@ -94,7 +94,7 @@ docs: $(VENV)/dev.stamp ## write what is made of the documentation: docs/{metric
 	$(RUN)/python -m tests.readme
 
 site: $(VENV)/dev.stamp ## the documentation as pages, in .site
-	$(RUN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(RUN)/mkdocs build --quiet
 
 lock: ## renew the locks (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \

@@ -13,6 +13,9 @@ from pathlib import Path
 from ..environments import ROOT, NotReady
 from .places import OLDEST, PLACES, Place
 
+#: What frameworks and their libraries warn of when they are imported is their own affair.
+OPTIONS = ("-n", "2", "-o", "filterwarnings=default")
+
 
 def tests_of(place: Place) -> list[str]:
     """The files of tests that run there."""
@@ -35,7 +38,7 @@ def main() -> int:
             continue
         try:
             place.environment.make_ready()
-            passed.append(asked.make or place.environment.test(tests_of(place), ["-n", "2", *asked.options]))
+            passed.append(asked.make or place.environment.test(tests_of(place), [*OPTIONS, *asked.options]))
         except NotReady as error:
             print(f"{place.name}: {error}", flush=True)
             passed.append(False)

@@ -44,7 +44,8 @@ PLACES = (
     Place("google-adk", ("google-adk",), ("test_counted_once.py",)),  # needs OpenTelemetry below 1.45
 )
 
-OLDEST: tuple[Place, ...] = ()
+#: Each framework's oldest version that its adapter supports, or the oldest that can be installed today beside ours.
+OLDEST = tuple(Place(f"oldest-{framework}", (framework,)) for place in PLACES for framework in place.frameworks)
 
 
 def place_of(framework: str) -> Place:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 from langchain_core.caches import BaseCache
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
 _UNSEEN = Shielded("a callback of LangChain could not be observed")
 
+T = TypeVar("T")
+
 #: What graphs are named that have been given no name.
 _NAMELESS = "LangGraph"
 #: Steps that stand alone so often that a tree for each would only be in the way.
 _NO_AGENTS = frozenset(("prompt", "parser"))
-#: What a chain that is streamed tells of its input, which it has not read yet.
-_NOT_YET = {"input": ""}
 _STREAM = "gen_ai.request.stream"
 
 
@@ -80,7 +80,7 @@ class AgentbusHandler(BaseCallbackHandler):
             block = observe.agent(
                 name,
                 conversation_id=mapping.conversation_id(said),
-                input=None if inputs == _NOT_YET else question(inputs),
+                input=_as_far_as_told(_asked, inputs),
                 **{"langchain.run_id": str(run_id)},
             )
             self.runs.begin(run_id, parent_run_id, "agent", lambda _: block, place)
@@ -93,7 +93,8 @@ class AgentbusHandler(BaseCallbackHandler):
                 return
             # A chain whose stream is left early tells its end as if nothing were amiss, before its model is told.
             left = run.is_generator and self.runs.has_calls_of(run)
-            self.runs.end(run_id, output=answer(outputs), outcome="cancelled" if left else None)
+            said = _as_far_as_told(answer, outputs)
+            self.runs.end(run_id, output=said, outcome="cancelled" if left else None)
 
     def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         with _UNSEEN:
@@ -141,7 +142,7 @@ class AgentbusHandler(BaseCallbackHandler):
                 parent_run_id,
                 calling(),
                 lambda scene, **given: observe.llm(
-                    messages=scene.conversation.render(asked), messages_count=len(asked), **given
+                    messages=_as_far_as_told(scene.conversation.render, asked), messages_count=len(asked), **given
                 ),
                 serialized,
                 metadata or {},
@@ -218,8 +219,8 @@ class AgentbusHandler(BaseCallbackHandler):
             run = self.runs.get(run_id)
             if run is None:
                 return
-            fields = mapping.answered(response)
-            if run.cached:
+            fields = _as_far_as_told(mapping.answered, response) or {}
+            if run.cached and fields:
                 if mapping.was_cached(response):
                     saved = (fields["input_tokens"] or 0) + (fields["output_tokens"] or 0)
                     tell(run.block, CacheHit(cache_type="langchain", tokens_saved=saved))
@@ -231,8 +232,9 @@ class AgentbusHandler(BaseCallbackHandler):
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         with _UNSEEN:
             response = kwargs.get("response")
-            fields = mapping.answered(response) if isinstance(response, LLMResult) and response.generations else {}
-            self.runs.end(run_id, error, **fields)
+            has_begun = isinstance(response, LLMResult) and response.generations
+            fields = _as_far_as_told(mapping.answered, response) if has_begun else None
+            self.runs.end(run_id, error, **(fields or {}))
 
     def on_retry(self, retry_state: Any, *, run_id: UUID, **kwargs: Any) -> None:
         with _UNSEEN:
@@ -263,7 +265,7 @@ class AgentbusHandler(BaseCallbackHandler):
                 lambda scene: observe.tool(
                     name,
                     tool_call_id=scene.tool_call_id(call_id),
-                    arguments=input_str if inputs is None else plain(inputs),
+                    arguments=input_str if inputs is None else _as_far_as_told(plain, inputs),
                 ),
                 place,
             )
@@ -272,7 +274,7 @@ class AgentbusHandler(BaseCallbackHandler):
 
     def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:
         with _UNSEEN:
-            self.runs.end(run_id, **mapping.returned(output))
+            self.runs.end(run_id, **(_as_far_as_told(mapping.returned, output) or {}))
 
     def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         with _UNSEEN:
@@ -311,6 +313,20 @@ class AgentbusHandler(BaseCallbackHandler):
             tell(run.block, event)
         elif self.runs.on and runtime is not None:
             runtime.emit(event)
+
+
+def _as_far_as_told(tell_of: Callable[[Any], T], what: Any) -> T | None:
+    """What is said of it; None where that fails, for what it is said of begins and ends all the same."""
+    with _UNSEEN:
+        return tell_of(what)
+    return None
+
+
+def _asked(inputs: Any) -> Any:
+    """A run's input; a chain that is streamed has not read its own yet, and tells an empty one."""
+    if isinstance(inputs, dict) and list(inputs) == ["input"] and isinstance(inputs["input"], str):
+        return inputs if inputs["input"] else None
+    return question(inputs)
 
 
 def _asks_a_cache(model: Any) -> bool:

@@ -112,8 +112,8 @@ def usage(messages: list[AIMessage], said: Mapping[str, Any]) -> dict[str, Any]:
         **{f"output_{kind}_tokens": _count(written, kind) for kind in _MODALITIES},
     }
     return {
-        "input_tokens": counted.get("input_tokens"),
-        "output_tokens": counted.get("output_tokens"),
+        "input_tokens": _count(counted, "input_tokens"),
+        "output_tokens": _count(counted, "output_tokens"),
         "cache_read_input_tokens": _count(read, "cache_read"),
         "cache_write_input_tokens": _count(read, "cache_creation") or sum(n or 0 for n in lasting.values()) or None,
         "reasoning_output_tokens": _count(written, "reasoning"),
@@ -144,8 +144,9 @@ def _count(counted: Mapping[str, Any], *names: str) -> int | None:
     """A count under one of these names; a service tier may stand before it ("flex_cache_read")."""
     for name in names:
         for key, value in counted.items():
-            if (key == name or key in (f"flex_{name}", f"priority_{name}")) and isinstance(value, int):
-                return value
+            is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+            if is_count and (key == name or key in (f"flex_{name}", f"priority_{name}")):
+                return int(value)
     return None
 
 
