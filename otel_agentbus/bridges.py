@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -99,6 +100,14 @@ class Bridges:
         """Let time pass."""
         if self.spans is not None:
             self.spans.tick()
+
+    def end_forgotten(self) -> None:
+        """Have streams tell their end that the program has left and nobody holds: frameworks' often hold themselves.
+
+        They would be judged interrupted else. Python collects at its exit, too, when it is too late.
+        """
+        if self.spans is not None and self.spans.open_spans:
+            gc.collect()
 
     def settle(self, timeout: float) -> bool:
         """Wait so many seconds for what is still being found out for the metrics."""

@@ -42,7 +42,8 @@ def adapters_table(pages: str) -> str:
             name = title.partition(":")[0]
             rows.append(f"| [{name}]({pages}{page}) | `{adapter.name}` | `{adapter.distribution}{adapter.range}` |")
     queues = ", ".join(f"`{name}`" for name in ADAPTERS if name in QUEUES)
-    return "\n".join([*rows, f"| [Job queues]({pages.replace("adapters/", "") or "../"}queues.md) | {queues} | see there |"])
+    above = pages.replace("adapters/", "") or "../"
+    return "\n".join([*rows, f"| [Job queues]({above}queues.md) | {queues} | see there |"])
 
 
 def house() -> str:

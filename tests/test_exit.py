@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from .receivers import GrpcReceiver, GrpcReply, HttpReceiver, Reply, closed_port
+from .receivers import GrpcReceiver, GrpcReply, HttpReceiver, Reply, closed_port, in_a_process_of_its_own
 
 ROOT = Path(__file__).parent.parent
 #: The limit is 2 s, and an interpreter with all this needs some time by itself; the SDK alone would take 30 s.
@@ -271,3 +271,33 @@ print("last line", time.time(), flush=True)
         assert took < SOON
         assert "Traceback" not in done.stderr
         assert names_at(receiver)
+
+
+def test_a_stream_that_is_forgotten_and_holds_itself_is_cancelled_not_interrupted() -> None:
+    found = in_a_process_of_its_own(
+        """
+        import gc, json
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+        from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+        import otel_agentbus as agentbus
+
+        gc.disable()
+        kept, provider = InMemorySpanExporter(), TracerProvider()
+        provider.add_span_processor(SimpleSpanProcessor(kept))
+
+        class Stream:
+            def __init__(self):
+                self.chunks = agentbus.stream(self.speak(), agentbus.llm("m"))
+
+            def speak(self):
+                yield self
+                yield "never"
+
+        with agentbus.connect(tracer_provider=provider):
+            next(Stream().chunks)
+        [span] = kept.get_finished_spans()
+        print(json.dumps(span.attributes["agentbus.outcome"]))
+        """
+    )
+    assert found == "cancelled"
