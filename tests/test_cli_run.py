@@ -117,6 +117,34 @@ def test_the_program_is_what_it_is_without_us(tmp_path: Path, program: str) -> N
     assert (observed.returncode, observed.stdout, observed.stderr) == (plain.returncode, plain.stdout, plain.stderr)
 
 
+def test_a_directory_that_has_the_name_of_a_command_is_not_in_its_way(tmp_path: Path) -> None:
+    (tmp_path / "clerk").mkdir()
+    there = tmp_path / "bin"
+    there.mkdir()
+    (there / "clerk").write_text(f"#!{sys.executable}\nprint('the command')\n")
+    (there / "clerk").chmod(0o755)
+    path = f"{there}{os.pathsep}{os.environ['PATH']}"
+    done = run("clerk", cwd=tmp_path, PATH=path)
+    assert (done.returncode, done.stdout) == (0, "the command\n")
+
+    (tmp_path / "clerk" / "__main__.py").write_text("print('the directory')")
+    done = run("clerk", cwd=tmp_path, PATH=path)
+    assert (done.returncode, done.stdout) == (0, "the directory\n")
+
+
+@pytest.mark.parametrize(
+    ("first", "why"), [("print('no interpreter is named')", "Exec format error"), ("#!/no/such", "No such file")]
+)
+def test_a_command_that_cannot_be_executed_is_refused_in_one_sentence(tmp_path: Path, first: str, why: str) -> None:
+    command = tmp_path / "broken"
+    command.write_text(f"{first}\n")
+    command.chmod(0o755)
+    done = run(str(command), cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (126, "")
+    assert done.stderr.startswith(f"{command} cannot be run: {why}")
+    assert done.stderr.count("\n") == 1
+
+
 def test_a_signal_ends_it_as_it_would_without_us(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text("import signal, os; os.kill(os.getpid(), signal.SIGTERM); signal.pause()")
     assert run("app.py", cwd=tmp_path).returncode == -signal.SIGTERM
@@ -151,7 +179,7 @@ def observed():
 
 if __name__ == "__main__":
     told = {"itself": observed()}
-    for method in ("fork", "spawn"):
+    for method in ("fork", "spawn", "forkserver"):
         with multiprocessing.get_context(method).Pool(1) as pool:
             told[method] = pool.apply(observed)
     done = subprocess.run([sys.executable, "-c", OBSERVED], capture_output=True, text=True, check=True)
@@ -164,7 +192,10 @@ def test_its_own_processes_are_observed_and_other_programs_are_not(tmp_path: Pat
     (tmp_path / "app.py").write_text(CHILDREN)
     done = run("app.py", cwd=tmp_path)
     assert done.stderr == ""
-    assert done.stdout == '{"itself": true, "fork": true, "spawn": true, "another program": false}\n'
+    assert json.loads(done.stdout) == {
+        **dict.fromkeys(("itself", "fork", "spawn", "forkserver"), True),
+        "another program": False,
+    }
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+import otel_agentbus as agentbus
+from otel_agentbus import testing
+
 from .planted import TOKENS
 from .receivers import HttpReceiver
 from .secretive import CANARY
@@ -111,3 +114,20 @@ def test_error_texts_can_be_switched_off() -> None:
     _, said = run(None, AGENTBUS_ERROR_TEXT="off")
     assert b"cannot parse" not in said
     assert b"ValueError" in said
+
+
+@pytest.mark.parametrize("name", ["instructions", "input", "output", "messages", "arguments", "prompt", "output.value"])
+@pytest.mark.parametrize("capture", ["NO_CONTENT", "SPAN_ONLY"])
+def test_content_that_is_recorded_where_there_is_no_field_for_it_is_content_all_the_same(
+    name: str, capture: str
+) -> None:
+    with testing.capture(capture_content=capture) as seen:
+        with agentbus.llm("m") as call, agentbus.tool("t") as tool:
+            if name != "messages":  # a field of a model call
+                call.record(**{name: "my secret plan"})
+            tool.record(**({"other": 1} if name == "arguments" else {name: "my secret plan"}), found=3)
+        spans = {span.name: dict(span.attributes or {}) for span in seen.spans}
+    said = [name in spans["chat m"], name in spans["execute_tool t"]]
+    shown = capture == "SPAN_ONLY"
+    assert said == [shown and name != "messages", shown and name != "arguments"]
+    assert spans["execute_tool t"]["found"] == 3

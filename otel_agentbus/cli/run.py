@@ -41,14 +41,17 @@ def run(
         raise fail(str(error), 2) from None
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execve(command[0], command, environment_of_run())
+    try:
+        os.execve(command[0], command, environment_of_run())
+    except OSError as error:  # no "#!" line, one that names no interpreter, too many arguments
+        raise fail(f"{command[0]} cannot be run: {error.strerror}.", 126) from None
 
 
 def command_of(program: str, arguments: list[str], *, module: bool) -> list[str] | None:
     """What is to be executed, its file first; None where there is no such command."""
     if module:
         return [sys.executable, "-m", program, *arguments]
-    if Path(program).is_dir() or program.endswith((".py", ".pyz")):
+    if program.endswith((".py", ".pyz")) or Path(program, "__main__.py").is_file():
         return [sys.executable, program, *arguments]
     found = shutil.which(program)
     return None if found is None else [found, *arguments]

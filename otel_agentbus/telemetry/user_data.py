@@ -16,13 +16,16 @@ from .truncation import fitted
 
 Data = dict[str, JSON]
 
-#: The attributes of the conventions that are content, whoever sets them.
+#: The attributes that are content, whoever sets them.
 CONTENT_ATTRIBUTES = frozenset(
     (
         *(names.SYSTEM_INSTRUCTIONS, names.INPUT_MESSAGES, names.OUTPUT_MESSAGES),
         *(names.TOOL_ARGUMENTS, names.TOOL_RESULT),
         *("gen_ai.tool.definitions", "gen_ai.prompt", "gen_ai.completion", "gen_ai.retrieval.documents"),
         *("gen_ai.retrieval.query.text", "gen_ai.memory.records", "gen_ai.memory.query.text"),
+        # names of an event's fields that are content, recorded where that event has no such field; OpenInference's
+        *("instructions", "input", "output", "messages", "arguments", "prompt", "completion"),
+        *("input.value", "output.value"),
     )
 )
 _ERROR_TEXTS = frozenset(("exception.message", "exception.stacktrace", "error.message"))

@@ -195,8 +195,7 @@ class AgentbusHandler(BaseCallbackHandler):
         if run is not None:
             run.streams = streams
             run.cached = not streams and _asks_a_cache(place.local.get("self"))
-            if place.is_async:
-                self.runs.watch(run_id, run, place)
+            self.runs.watch(run_id, place)
 
     def on_llm_new_token(self, token: Any, *, run_id: UUID, **kwargs: Any) -> None:
         with _UNSEEN:
@@ -258,7 +257,7 @@ class AgentbusHandler(BaseCallbackHandler):
             place = calling()
             name = (serialized or {}).get("name") or kwargs.get("name") or "tool"
             call_id = kwargs.get("tool_call_id") or place.local.get("tool_call_id")  # 1.0 keeps it back
-            run = self.runs.begin(
+            self.runs.begin(
                 run_id,
                 parent_run_id,
                 "tool",
@@ -269,8 +268,7 @@ class AgentbusHandler(BaseCallbackHandler):
                 ),
                 place,
             )
-            if run is not None and place.is_async:
-                self.runs.watch(run_id, run, place)
+            self.runs.watch(run_id, place)
 
     def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:
         with _UNSEEN:
@@ -295,7 +293,9 @@ class AgentbusHandler(BaseCallbackHandler):
         **_: Any,
     ) -> None:
         with _UNSEEN:
-            self.runs.join(run_id, parent_run_id, calling())
+            place = calling()
+            self.runs.join(run_id, parent_run_id, place)
+            self.runs.watch(run_id, place)
 
     def on_retriever_end(self, documents: Sequence[Any], *, run_id: UUID, **kwargs: Any) -> None:
         with _UNSEEN:

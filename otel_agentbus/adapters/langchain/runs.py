@@ -118,6 +118,8 @@ class Runs:
         run = self._runs.pop(run_id, None)
         if run is None:
             return
+        if run.leave is not None:
+            self._end_what_is_in(run.block, error)
         try:
             if run.home is not None:
                 said = {name: value for name, value in fields.items() if value is not None}
@@ -128,27 +130,31 @@ class Runs:
                 if undo is not None:
                     undo()
 
-    def watch(self, run_id: UUID, run: Run, place: Place) -> None:
-        """End it as cancelled when its code is over: LangChain does not tell the end of async calls that are cancelled.
+    def watch(self, run_id: UUID, place: Place) -> None:
+        """End it as cancelled when its code is over, where LangChain does not tell so.
 
-        Their task may be over, or may go on after a timeout: then it begins something else, or lets others run, and
-        what was local in the call is freed.
+        That is where something async is cancelled, and where a tool or a retriever is left by what is no `Exception`.
+        Its task may be over, or what was local in the call is freed. A task may also go on after a timeout: then it
+        begins something else, or lets others run.
         """
-        task = asyncio.current_task()
-        if task is None or not place.is_whole:
+        run = self.get(run_id)
+        if run is None or not place.is_whole:
             return
         over = partial(self._is_over, run_id)
-        task.add_done_callback(over)
         freed = None if place.manager is None else weakref.ref(place.manager, over)
-        if run.leave is not None:
-            self._waiting[task] = run_id
+        task = asyncio.current_task() if place.is_async else None
+        if task is not None:
+            task.add_done_callback(over)
+            if run.leave is not None and run.kind != "step":  # a step's own code begins others in the same task
+                self._waiting[task] = run_id
 
         def unwatch() -> None:
             nonlocal freed
             freed = None
-            task.remove_done_callback(over)
-            if self._waiting.get(task) == run_id:
-                del self._waiting[task]
+            if task is not None:
+                task.remove_done_callback(over)
+                if self._waiting.get(task) == run_id:
+                    del self._waiting[task]
 
         run.unwatch = unwatch
 
@@ -158,6 +164,14 @@ class Runs:
         left = None if task is None else self._waiting.get(task)
         if left is not None:
             self.end(left, asyncio.CancelledError())
+
+    def _end_what_is_in(self, block: Block, error: BaseException | None) -> None:
+        """End what is still current here inside of a block that ends: its own end was not told."""
+        while (inner := top()) is not block and is_within(block):
+            found = next((id for id, run in list(self._runs.items()) if run.block is inner and run.home), None)
+            if found is None:
+                return  # it is somebody else's
+            self.end(found, error or asyncio.CancelledError())
 
     def has_calls_of(self, agent: Run) -> bool:
         """Whether model calls of this agent go on."""

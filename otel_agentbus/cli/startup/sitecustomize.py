@@ -8,6 +8,8 @@ import os
 import sys
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
+#: What `multiprocessing` starts a fork server with, Linux's default since Python 3.14.
+_FORK_SERVER = "from multiprocessing.forkserver import main"
 
 
 def _hand_over() -> None:
@@ -22,9 +24,12 @@ def _hand_over() -> None:
 
 
 def _is_meant() -> bool:
-    """Whether this is the process that became the program, or one of `multiprocessing`'s that it has spawned."""
+    """Whether this is the process that became the program, or one of `multiprocessing`'s: spawned, or a fork server."""
     observed = os.environ.get("AGENTBUS_RUN_PROCESS")
-    return observed == str(os.getpid()) or (observed is not None and "--multiprocessing-fork" in sys.orig_argv)
+    if observed is None or observed == str(os.getpid()):
+        return observed is not None
+    given = sys.orig_argv
+    return "--multiprocessing-fork" in given or any(_FORK_SERVER in argument for argument in given)
 
 
 try:
