@@ -15,7 +15,7 @@ try:
     from mcp.server import MCPServer
 except ImportError:  # mcp 1
     from mcp.server.fastmcp import FastMCP as MCPServer
-    from mcp.shared.memory import create_connected_server_and_client_session as Client
+    from mcp.shared.memory import create_connected_server_and_client_session as Client  # noqa: N812 - what mcp 2 calls so
 
 server = MCPServer("library")
 asked_to_tell: list[str] = []

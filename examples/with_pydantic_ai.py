@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 from pydantic_ai import Agent, ModelMessage, ModelResponse, RequestUsage, TextPart, ToolCallPart
 from pydantic_ai.exceptions import ToolFailed
-from pydantic_ai.messages import ModelRequest, RetryPromptPart, ToolReturnPart
+from pydantic_ai.messages import ModelRequest, ModelResponsePart, RetryPromptPart, ToolReturnPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 
 
@@ -19,7 +19,7 @@ def results(messages: list[ModelMessage]) -> int:
 
 
 def plan(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
-    steps = {
+    steps: dict[int, list[ModelResponsePart]] = {
         0: [
             ToolCallPart("research", {"topic": "tea"}, tool_call_id="call-1"),
             ToolCallPart("research", {"topic": "rain"}, tool_call_id="call-2"),

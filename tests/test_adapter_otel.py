@@ -882,3 +882,13 @@ def test_each_framework_has_an_adapter_of_that_name() -> None:
             "logfire.strands_agents",
         ]
     )
+
+
+@pytest.mark.parametrize("given", ["alice@example.com", "1", "chatcmpl-9 of alice", "msg_ü"])
+def test_an_answer_that_is_an_object_with_an_id_is_not_the_providers(
+    app: Application, seen: Captured, given: str
+) -> None:
+    """What a model has written is content, and no id."""
+    answer = json.dumps({"id": given, "name": "Alice"}, ensure_ascii=False)
+    app.told("LLM", {"openinference.span.kind": "LLM", "llm.model_name": "m"}, {"output.value": answer})
+    assert "response_id" not in said(seen.events[-1])

@@ -24,7 +24,7 @@ def place_of(block: Block) -> Hashable | None:
 def asked_by_claude(meta: Any) -> Block | None:
     """The call that Claude Code speaks of, if it is one of this process."""
     id = meta.get(CLAUDE) if isinstance(meta, Mapping) else None
-    return None if id is None else calling.get((CLAUDE, id))
+    return calling.get((CLAUDE, id)) if isinstance(id, str) else None
 
 
 __all__ = ["CLAUDE", "asked_by_claude", "calling", "place_of"]

@@ -20,7 +20,7 @@ class LazyCommand(TyperCommand):
         assert self.name is not None  # given at registration
         function = getattr(import_module(f"otel_agentbus.cli.{self.name}"), self.name)
         alone = typer.Typer(add_completion=False)
-        alone.command(self.name, context_settings=self.context_settings)(function)
+        alone.command(self.name, context_settings=dict(self.context_settings))(function)
         return typer.main.get_command(alone).make_context(info_name, args, parent, **extra)
 
 

@@ -30,7 +30,7 @@ def run(
 
     Every agent framework that it uses is observed (AGENTBUS_INSTRUMENT names others, or none). Where spans go, and all
     else, is said by the environment, as for connect(). The program's own processes are observed where they are forked
-    or multiprocessing's.
+    or multiprocessing's; a command whose Python ignores the environment (-I, -E) runs unobserved.
     """
     command = command_of(program, arguments or [], module=module)
     if command is None:

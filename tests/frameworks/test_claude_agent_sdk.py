@@ -34,6 +34,7 @@ from otel_agentbus import Budget, BudgetExceeded, adapters, testing
 from otel_agentbus.adapters.claude_agent_sdk import mapping
 from otel_agentbus.adapters.claude_agent_sdk.sessions import Session
 from otel_agentbus.adapters.losses import losses
+from otel_agentbus.callbacks import OpenBlocks
 from otel_agentbus.events import DomainEvent
 from otel_agentbus.testing import Captured
 
@@ -673,6 +674,31 @@ async def test_a_program_that_is_not_there_is_an_error(seen: Captured, tmp_path:
 
 
 # -- what we must not do -----------------------------------------------------------------------------------------------
+
+
+async def test_a_line_that_says_nonsense_leaves_nothing_open() -> None:
+    odd = {"input_tokens": [1], "output_tokens": 7, "cache_read_input_tokens": {}, "cache_creation": 3,
+           "server_tool_use": {"web_search_requests": "2"}, "service_tier": 5}  # fmt: skip
+    answer = {"id": 9, "model": ["m"], "role": "assistant", "stop_reason": {"a": 1}, "usage": odd,
+              "content": [{"type": "text", "text": "x"}]}  # fmt: skip
+    with testing.capture() as seen, adapters.instrument("claude-agent-sdk"):
+        blocks = OpenBlocks()
+        session = Session(blocks, ClaudeAgentOptions(model="m"))
+        session.prompt("Go.")
+        session.hear({"type": "system", "subtype": "init", "model": 5})
+        session.hear({"type": "assistant", "message": {**answer, "id": "a", "model": "m"}})
+        session.hear({"type": "assistant", "message": answer})
+        session.hear(result(permission_denials=True))
+        session.over()
+    assert len(blocks) == 0
+    assert_outline(
+        seen.spans,
+        """
+        invoke_agent claude
+        ├─ chat m
+        └─ chat m · None+7
+    """,
+    )
 
 
 async def test_what_breaks_in_us_never_reaches_the_run(seen: Captured, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import date
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import ModuleType
 from typing import Any
@@ -582,6 +583,31 @@ def test_a_tool_that_reports_its_failure_has_failed(seen: testing.Captured) -> N
     agent(calling("look"), tools=[look]).kickoff("Go.")
     told = [(e.outcome, e.error_type, e.error_message) for e in ends(seen, "tool.end")]
     assert told == [("error", "tool_reported", "too dark")]
+
+
+def test_what_tools_and_flows_are_given_and_give_is_told_as_json(seen: testing.Captured) -> None:
+    given: list[Iterator[int]] = []
+
+    @tool("look")
+    def look() -> Any:
+        """Look."""
+        given.append(iter([1, 2]))
+        return {"day": date(2026, 1, 2), "numbers": given[0], "kinds": {"wet"}, "picture": b"..."}
+
+    class Days(Flow[Any]):
+        @start()
+        def first(self) -> Any:
+            return {"day": date(2026, 1, 2), "numbers": given[0]}
+
+    FAKE.crew_of("planner", calling("look"), "Look.", [look]).kickoff()
+    result = Days().kickoff(inputs={"from": date(2026, 1, 1)})
+    seen.bus.flush()
+    assert list(result["numbers"]) == [1, 2]
+    flow = [event for event in seen.events if getattr(event, "agent", None) == "Days"]
+    assert [event.input for event in flow if event.kind == "agent.start"] == [{"from": "2026-01-01"}]
+    assert [event.output for event in flow if event.kind == "agent.end"] == [
+        {"day": "2026-01-02", "numbers": "list_iterator"}
+    ]
 
 
 def test_a_tool_by_text_that_is_cached_is_a_cache_hit(seen: testing.Captured) -> None:

@@ -12,6 +12,9 @@ import textwrap
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import date
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -637,6 +640,47 @@ async def test_a_tool_that_does_not_exist_is_an_error_of_its_call(seen: Captured
     if hasattr(BaseAgent, "_run_with_lifecycle"):  # before, ADK asked no plugin about it beforehand
         assert told == [("tool.end", "nothing", "error")]
     assert outcomes(seen)[-1] == ("agent.end", "planner", "ok")
+
+
+@dataclass
+class Weather:
+    """A tool's own result, with anything in it."""
+
+    drops: Any
+    day: date = date(2026, 1, 2)
+
+
+async def test_what_a_tool_gives_is_told_as_json_and_left_to_the_run(seen: Captured) -> None:
+    read = []
+
+    def look() -> dict[str, Any]:
+        """Look."""
+        return {"weather": Weather(iter([1, 2])), "kinds": {"wet"}, "picture": b"..."}
+
+    def then(tool: Any, args: Any, tool_context: Any, tool_response: Any) -> None:
+        seen.bus.flush()
+        read.extend(tool_response["weather"].drops)
+
+    await ask(agent(calls(("c1", "look", {})), text("ok"), tools=[look], after_tool_callback=then))
+    assert read == [1, 2]
+    ends = [event.result for event in seen.events if event.kind == "tool.end"]  # type: ignore[attr-defined]
+    told = {"drops": "list_iterator", "day": "2026-01-02"}
+    assert ends == [{"weather": told, "kinds": ["wet"], "picture": "bytes"}]
+
+
+async def test_a_call_whose_contents_cannot_be_told_is_counted_all_the_same(
+    seen: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mapping, "conversation", lambda *_: 1 / 0)
+    assert await ask(agent(text("fine"))) == ["fine"]
+    assert losses.counts.total() == 2
+    losses.counts.clear()
+    assert_outline(seen.spans, "invoke_agent planner\n└─ chat scripted · 10+2")
+
+
+def test_counts_that_are_none_are_left_out() -> None:
+    odd = SimpleNamespace(prompt_token_count="5", candidates_token_count=-3, thoughts_token_count=True)
+    assert {name: count for name, count in mapping.tokens(odd).items() if count is not None} == {}
 
 
 async def test_a_long_running_tool_says_so(seen: Captured) -> None:

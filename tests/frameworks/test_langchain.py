@@ -9,6 +9,10 @@ import gc
 import pickle
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import date
+from decimal import Decimal
+from enum import Enum
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -34,11 +38,13 @@ from langsmith import traceable
 from langsmith.run_helpers import tracing_context
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
+from pydantic import BaseModel, Field
+from typing_extensions import TypedDict
 
 import otel_agentbus as agentbus
 from otel_agentbus import Budget, BudgetExceeded, adapters, events, testing
 from otel_agentbus.adapters.langchain import handler, mapping
-from otel_agentbus.adapters.langchain.messages import Conversation, rendered
+from otel_agentbus.adapters.langchain.messages import Conversation, plain, rendered
 from otel_agentbus.adapters.losses import losses
 from otel_agentbus.invocation import Invocation
 from otel_agentbus.testing import Captured
@@ -609,7 +615,178 @@ def test_what_breaks_in_observing_never_reaches_the_run(seen: Captured, monkeypa
     assert (example.run(), example.tell()) == ("Tea goes with rain.", "Once")
     assert losses.counts.total() > 0
     losses.counts.clear()
-    handler.the_handler().runs._runs.clear()
+
+
+class Stop(BaseException):
+    """What stops a run, and is no `Exception`."""
+
+
+class Hostile:
+    """What can be neither compared, nor tried, nor written, nor looked into."""
+
+    def __eq__(self, other: object) -> bool:
+        raise ValueError("eq")
+
+    def __bool__(self) -> bool:
+        raise ValueError("bool")
+
+    def __str__(self) -> str:
+        raise ValueError("str")
+
+    def __getattr__(self, name: str) -> Any:
+        raise ValueError("attribute")
+
+    __hash__ = None  # type: ignore[assignment]
+    __repr__ = __str__
+
+
+class Holder(BaseModel):
+    """A user's model with anything in it."""
+
+    value: Any
+    secret: str = Field(default="hidden", exclude=True)
+
+
+def test_what_can_be_read_only_once_is_left_to_the_run(seen: Captured) -> None:
+    def three() -> Iterator[int]:
+        return (number for number in range(3))
+
+    class State(TypedDict):
+        numbers: Any
+        read: Any
+
+    @tool
+    def count() -> Any:
+        """Count."""
+        return three()
+
+    def read(state: State) -> dict[str, Any]:
+        return {"read": list(state["numbers"])}
+
+    chain: Any = RunnableLambda(list)
+    state = StateGraph(State).add_node("read", read).add_edge(START, "read").compile()
+    assert chain.invoke(three()) == [0, 1, 2]
+    assert chain.invoke(map(str, three())) == ["0", "1", "2"]
+    assert list(RunnableLambda(lambda _: three()).invoke("x")) == [0, 1, 2]
+    assert list(RunnableLambda(lambda _: Holder(value=three())).invoke("x").value) == [0, 1, 2]
+    assert list(count.invoke({})) == [0, 1, 2]
+    assert state.invoke({"numbers": three()})["read"] == [0, 1, 2]
+
+
+def test_what_cannot_be_told_is_seen_all_the_same(seen: Captured) -> None:
+    @tool
+    def odd() -> Any:
+        """Give something odd."""
+        return {Hostile: 1, 2: Hostile()}
+
+    class State(TypedDict):
+        messages: Any
+
+    def answered(state: State) -> dict[str, Any]:
+        return {"messages": [Hostile()]}
+
+    own = StateGraph(State).add_node("node", answered).add_edge(START, "node").compile(name="own messages")
+    RunnableLambda(lambda _: Hostile(), name="hostile").invoke(Hostile())
+    own.invoke({"messages": [3, Hostile()]})
+    odd.invoke({})
+    assert_outline(seen.spans, "execute_tool odd\ninvoke_agent hostile\ninvoke_agent own messages")
+
+
+@pytest.mark.parametrize("broken", ["returned", "answered"])
+def test_what_cannot_be_read_of_an_answer_ends_all_the_same(
+    seen: Captured, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    @tool
+    def act() -> str:
+        """Act."""
+        return "done"
+
+    monkeypatch.setattr(mapping, broken, lambda *_: 1 / 0)
+    create_agent(says(calls("act"), "fine"), [act], name="agent").invoke(ASK)
+    assert losses.counts.total() > 0
+    losses.counts.clear()
+    assert {(event.kind, getattr(event, "outcome", None)) for event in seen.events if "end" in event.kind} == {
+        ("agent.end", "ok"),
+        ("tool.end", "ok"),
+    }
+    seen.bus.flush()
+    assert seen.bus.health()["spans"]["open"] == 0
+
+
+def test_what_refers_to_itself_or_is_huge_is_told_in_part() -> None:
+    itself: list[Any] = []
+    itself.extend([itself] * 12)
+    told = [plain(itself), plain([[0.0] * 1000] * 1000)]
+    assert max(len(str(one)) for one in told) < 1_000_000
+
+
+def test_values_are_told_as_json_would_write_them() -> None:
+    given = {"day": date(2026, 1, 2), "path": Path("a/b"), "price": Decimal("1.50"), "kind": Kind.TEA, "it": iter([1])}
+    assert plain(given) == {"day": "2026-01-02", "path": "a/b", "price": "1.50", "kind": "tea", "it": "list_iterator"}
+    assert plain([Holder(value={"x": {b"y"}})]) == [{"value": {"x": ["bytes"]}}]
+
+
+class Kind(Enum):
+    TEA = "tea"
+
+
+class Sources(BaseRetriever):
+    """A retriever that is stopped, or waits."""
+
+    def _get_relevant_documents(self, query: str, *, run_manager: Any) -> list[Document]:
+        raise Stop
+
+    async def _aget_relevant_documents(self, query: str, *, run_manager: Any) -> list[Document]:
+        await asyncio.Event().wait()
+        return []
+
+
+def test_a_call_that_is_left_by_no_exception_is_over(seen: Captured) -> None:
+    @tool
+    def stop() -> str:
+        """Stop."""
+        raise Stop
+
+    kept = []
+
+    def step(_: Any) -> None:
+        for stopped in (stop, Sources()):
+            try:
+                stopped.invoke({} if stopped is stop else "x")
+            except Stop as error:
+                kept.append(error)  # with its traceback, in which the call lives on
+
+    with pytest.raises(Stop):
+        stop.invoke({})
+    assert here() == (None, False)
+    with pytest.raises(Stop):
+        create_agent(says(calls("stop")), [stop], name="agent").invoke(ASK)
+    RunnableLambda(step, name="chain").invoke("x")
+    assert here() == (None, False)
+    kept.clear()
+    assert_outline(
+        seen.spans,
+        """
+        execute_tool stop · ~cancelled
+        invoke_agent agent · ~cancelled
+        ├─ chat scripted · 2+1
+        └─ execute_tool stop · ~cancelled
+        invoke_agent chain
+        └─ execute_tool stop · ~cancelled
+        """,
+    )
+
+
+async def test_a_retrieval_that_is_cancelled_is_over(seen: Captured) -> None:
+    async def node(_: Any) -> dict[str, Any]:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0):
+                await Sources().ainvoke("x")
+        await says("x").ainvoke("x")
+        return {}
+
+    await graph(node, "graph").ainvoke(ASK)
+    assert_outline(seen.spans, "invoke_agent graph\n└─ chat scripted · 2+1")
 
 
 def test_a_budget_stops_the_next_call_and_its_exception_reaches_the_caller(instrumented: object) -> None:
@@ -663,6 +840,14 @@ def test_usage_is_told_as_providers_classes_tell_it() -> None:
         "usage": {"cache_write_1h_tokens": 7, "input_audio_tokens": 3},
         "cost_usd": None,
     }
+
+
+def test_counts_that_are_none_are_left_out() -> None:
+    message = AIMessage("x")
+    said: Any = {"input_tokens": "5", "output_tokens": -1, "input_token_details": {"cache_read": True, 3: 4}}
+    message.usage_metadata = said
+    counted = mapping.usage([message], {})
+    assert {name: count for name, count in counted.items() if count is not None} == {}
 
 
 def test_usage_of_classes_that_tell_it_beside_the_answer(seen: Captured) -> None:

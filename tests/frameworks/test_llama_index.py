@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import copy
 import gc
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
@@ -816,6 +817,44 @@ def test_a_tool_may_be_given_and_give_anything(seen: testing.Captured) -> None:
     assert tool.attributes["gen_ai.tool.call.result"] == '{"facts":[{"text":"So."}],"3":[1,2]}'
 
 
+def test_values_that_json_cannot_say_are_told_as_text(seen: testing.Captured) -> None:
+    class Closed(Fact):
+        def model_dump(self, *_: Any, **__: Any) -> Any:
+            raise ZeroDivisionError
+
+        def __str__(self) -> str:
+            return "closed"
+
+    def take(fact: Any, number: float) -> Any:
+        return number
+
+    FunctionTool.from_defaults(take)(fact=Closed(text="So."), number=float("nan"))
+    tool = seen.span("execute_tool take")
+    assert tool.attributes is not None
+    assert tool.attributes["gen_ai.tool.call.arguments"] == '{"fact":"closed","number":"nan"}'
+
+
+def test_a_model_that_refuses_to_tell_of_itself_is_told_all_the_same(seen: testing.Captured) -> None:
+    class Refusing(Completing):
+        @property
+        def metadata(self) -> Any:
+            raise ValueError("an unknown model")
+
+        @property
+        def temperature(self) -> float:
+            raise ValueError("not known")
+
+        def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+            return CompletionResponse(text="Yes.", raw={"usage": USAGE})
+
+    before = losses.counts.copy()
+    Refusing(model="unknown").complete("Go!")
+    assert_outline(seen.spans, "text_completion Refusing · 7+2")
+    assert sum((losses.counts - before).values()) == 1  # its parameters are not told
+    losses.counts.clear()
+    losses.counts.update(before)
+
+
 def test_a_tool_that_says_that_it_failed_has_failed(seen: testing.Captured) -> None:
     def fail() -> str:
         return "oh"
@@ -1142,6 +1181,14 @@ async def test_our_failures_never_reach_the_run(
     switch: Any = adapters.active()["llama-index"]
     switch._observer.calls._by_block.clear()  # what could not be ended, as `Calls.end` was broken
     switch._observer.places.blocks._open.clear()
+
+
+async def test_an_agent_can_be_copied_and_its_copy_is_seen(seen: testing.Captured) -> None:
+    original = agent("Done.")
+    await original.run("Go!")
+    assert str(await copy.deepcopy(original).run("Go!")) == "Done."
+    tree = "invoke_agent planner\n└─ chat fake · 7+2"
+    assert_outline(seen.spans, f"{tree}\n{tree}")
 
 
 # -- on and off -------------------------------------------------------------------------------------------------------

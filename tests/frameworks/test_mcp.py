@@ -7,6 +7,7 @@ import contextlib
 import contextvars
 import json
 import logging
+import os
 import socket
 import sys
 import threading
@@ -217,6 +218,27 @@ async def test_the_applications_own_metadata_travels_and_is_not_changed(seen: Ca
     assert_outline(seen.spans, "execute_tool research\ninvoke_agent planner")
 
 
+@pytest.mark.parametrize(
+    "meta",
+    [
+        {nearby.CLAUDE: ["no", "id"]},
+        {"traceparent": 5, "agentbus": ["1;;;;;;;"], "baggage": "a=b," * 5_000},
+        {"traceparent": "00-zz", "agentbus": "1;%ff;%ff;%ff;1;%ff;%ff;%ff"},
+    ],
+)
+async def test_metadata_that_says_nonsense_hides_no_call(seen: Captured, meta: Any) -> None:
+    async def work() -> str:
+        return "worked"
+
+    async with EXAMPLE.Client(server_with(work=work)) as client:
+        session = getattr(client, "session", client)
+        params = mcp.types.CallToolRequestParams(name="work", _meta=meta)
+        request: Any = mcp.types.CallToolRequest(method="tools/call", params=params)
+        found = vars(Session if TWO else Session.__mro__[1])["send_request"].__wrapped__
+        await found(session, request if TWO else mcp.types.ClientRequest(request), mcp.types.CallToolResult)
+    assert_outline(seen.spans, "execute_tool work")
+
+
 @pytest.mark.skipif(not TWO, reason="mcp 1 makes no spans of its own")
 async def test_beside_the_sdks_own_spans_ours_hang_below_ours(seen: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
     exporter, provider = InMemorySpanExporter(), TracerProvider(shutdown_on_exit=False)
@@ -371,7 +393,8 @@ with open(sys.argv[1], "w") as file:
 async def test_client_and_server_in_two_processes_are_one_trace(seen: Captured, tmp_path: Path) -> None:
     script, told = tmp_path / "server.py", tmp_path / "spans.json"
     script.write_text(SERVER)
-    parameters = StdioServerParameters(command=sys.executable, args=[str(script), str(told)])
+    paths = os.pathsep.join(path for path in sys.path if path)  # the client hands on little of its environment
+    parameters = StdioServerParameters(command=sys.executable, args=[str(script), str(told)], env={"PYTHONPATH": paths})
     with agentbus.agent("planner"):
         async with stdio_client(parameters) as (read, write), ClientSession(read, write) as session:
             await session.initialize()

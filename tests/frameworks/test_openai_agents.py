@@ -37,8 +37,8 @@ from agents import (
     set_tracing_disabled,
     trace,
 )
-from agents.tracing import TracingProcessor, get_trace_provider, set_trace_provider
-from openai.types.responses import ResponseFunctionShellToolCall
+from agents.tracing import ResponseSpanData, TracingProcessor, get_trace_provider, set_trace_provider
+from openai.types.responses import Response, ResponseFunctionShellToolCall, ResponseUsage
 from openai.types.responses.response_function_shell_tool_call import Action as ShellAction
 from opentelemetry import trace as otel_trace
 from opentelemetry.sdk.trace import TracerProvider
@@ -880,6 +880,25 @@ async def test_results_and_outputs_that_are_no_text_are_told_as_json_says_them(
     assert of(seen, AgentEnd)[0].output == {"name": "x"}
 
 
+async def test_results_that_json_cannot_say_end_their_calls_all_the_same(
+    seen: testing.Captured, fakes: ModuleType
+) -> None:
+    circle: list[Any] = []
+    circle.append(circle)
+    results = iter([circle, float("nan"), {"a": [float("inf")]}])
+
+    @function_tool
+    def strange() -> Any:
+        """Give something strange."""
+        return next(results)
+
+    script = {n: [fakes.calls(f"c{n}", "strange")] for n in range(3)} | {3: [fakes.says("ok")]}
+    result = await Runner.run(Agent(name="a", model=model(fakes, "m", script), tools=[strange]), "Go")
+    assert result.final_output == "ok"
+    first, second, third = (call.result for call in of(seen, ToolCall))
+    assert (str(first).strip("[]"), second, third) == ("'<list>'", "nan", {"a": ["inf"]})
+
+
 # -- budgets -----------------------------------------------------------------------------------------------------------
 
 
@@ -1067,18 +1086,41 @@ async def test_our_own_faults_never_reach_the_run(
 
     assert await example.run() == "Tea goes with rain."
     assert await told(example) == "Tea"
+    await over()
+    assert seen.bus.flush()
+    assert seen.bus.health()["spans"]["open"] == 0
     assert losses.counts
     losses.counts.clear()
-    forget()
 
 
-def forget() -> None:
-    """What our own faults have left open."""
-    observer = openai_agents._observer
-    for kept in ("_traces", "_calls", "_answering", "_tools", "_handled", "_raised"):
-        vars(observer)[kept].clear()
-    for key in list(observer.blocks._open):
-        observer.blocks.end(key)
+@pytest.mark.parametrize("name", ["answer", "chat_answer", "usage", "calls_tools"])
+async def test_what_cannot_be_read_of_an_answer_leaves_nothing_open(
+    name: str, seen: testing.Captured, example: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("ours")
+
+    monkeypatch.setattr(mapping, name, broken)
+    assert await example.run() == "Tea goes with rain."
+    assert len(openai_agents._observer.blocks) == 0
+    if name in ("answer", "chat_answer"):  # only what was said is lost, not what it has cost
+        assert total(seen) == (340, 40, 5)
+    losses.counts.clear()
+
+
+async def test_a_fake_of_a_response_may_lack_anything(seen: testing.Captured, fakes: ModuleType) -> None:
+    output = [fakes.says("ok")]
+    usage = ResponseUsage.model_construct(input_tokens=10, output_tokens=2, total_tokens=12)
+    usage.input_tokens_details = usage.output_tokens_details = None  # type: ignore[assignment]
+    bare = Response.model_construct(output=output, usage=usage)
+    strange = Response.model_construct(id=7, model=object(), status=object(), output=output, usage=usage)
+    for response in (bare, strange):
+        data = ResponseSpanData(response)
+        assert mapping.of_response_span(data, content=False) == {
+            "input_tokens": 10, "output_tokens": 2, "cache_read_input_tokens": None,
+            "cache_write_input_tokens": None, "reasoning_output_tokens": None, "response_id": None,
+            "response_model": None, "service_tier": None, "finish_reasons": None, "messages": None,
+        }  # fmt: skip
 
 
 ASKED: dict[str, Any] = {

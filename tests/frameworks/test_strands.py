@@ -36,6 +36,9 @@ import otel_agentbus as agentbus
 from otel_agentbus import Budget, BudgetExceeded, adapters, testing
 from otel_agentbus.adapters.losses import losses
 from otel_agentbus.adapters.strands import mapping
+from otel_agentbus.adapters.strands.observing import Observation
+from otel_agentbus.adapters.strands.steps import Run
+from otel_agentbus.events import ToolCall
 
 from .shape import assert_outline, outline, program
 
@@ -736,6 +739,8 @@ def test_a_message_is_converted_once_and_again_where_it_has_changed() -> None:
     one, two = {"role": "user", "content": [{"text": "a"}]}, {"role": "assistant", "content": [{"text": "b"}]}
     first = talk.render([one, two])
     again = talk.render([dict(one), {**two, "content": [{"text": "c"}]}])
+    assert first is not None
+    assert again is not None
     assert again[0] is first[0]
     assert again[1] == {"role": "assistant", "parts": [{"type": "text", "content": "c"}]}
 
@@ -797,3 +802,96 @@ def test_a_span_of_somebody_elses_is_the_parent_of_the_run(seen: testing.Capture
     run = seen.span("invoke_agent asked")
     assert run.parent is not None
     assert (run.parent.trace_id, run.parent.span_id) == (7, 8)
+
+
+def test_values_that_json_cannot_say_are_told_as_text(seen: testing.Captured, fake: ModuleType) -> None:
+    class Broken:
+        def __repr__(self) -> str:
+            raise RuntimeError("no text")
+
+        __eq__ = __hash__ = None  # type: ignore[assignment]
+
+    @tool
+    def probe(given: Any = None) -> dict[str, Any]:
+        """Gives more than JSON can say."""
+        return {"status": "success", "content": [{"json": given}]}
+
+    circle: list[Any] = []
+    circle.append(circle)
+    values = [{1, 2}, float("nan"), Broken(), {(1, 2): None, 3: b"12"}]
+    asked = agent(fake, "asked", CALL, DONE, tools=[probe])
+    for value in (values, circle):
+        asked.tool.probe(given=value, record_direct_tool_call=False)
+    assert len(seen.spans) == 2
+    first, second = [event for event in seen.events if isinstance(event, ToolCall)]
+    told = [[1, 2], "nan", "Broken", {"(1, 2)": None, "3": "<2 bytes>"}]
+    assert (first.arguments, first.result) == ({"given": told}, told)
+    assert second.result is not None
+
+
+def test_what_cannot_be_told_takes_nothing_else_with_it(
+    seen: testing.Captured, fake: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("ours")
+
+    monkeypatch.setattr(mapping, "_rendered", broken)
+    assert fake.run() == "Tea goes with rain."
+    assert_outline(seen.spans, TREE)
+    monkeypatch.setattr(mapping, "agent_end", broken)
+    assert fake.run() == "Tea goes with rain."
+    assert seen.bus.flush()
+    assert seen.bus.health()["spans"]["open"] == 0
+    assert losses.counts
+    losses.counts.clear()
+
+
+async def test_usage_that_was_told_before_a_stream_failed_is_counted(seen: testing.Captured, fake: ModuleType) -> None:
+    class Breaking(fake.FakeModel):  # type: ignore[misc, name-defined]
+        async def stream(self, *args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
+            async for chunk in super().stream(*args, **kwargs):
+                yield chunk
+            raise ConnectionError("gone")
+
+    failing = Agent(name="failing", model=Breaking("fake-failing", (10, 2), DONE), callback_handler=None)
+    with pytest.raises(ConnectionError):
+        await failing.invoke_async("Go.")
+    assert_outline(
+        seen.spans,
+        """
+        invoke_agent failing · !ConnectionError
+        └─ chat fake-failing · 10+2 · !ConnectionError
+        """,
+    )
+    assert (seen.bus.summary().total.input, seen.bus.summary().total.output) == (10, 2)
+
+
+async def test_a_stream_that_somebody_else_has_wrapped_need_not_be_a_generator(
+    fake: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stream:
+        def __init__(self, found: Any) -> None:
+            self.found = found
+
+        def __aiter__(self) -> Any:
+            return self.found.__aiter__()
+
+    found = event_loop.stream_messages
+    monkeypatch.setattr(event_loop, "stream_messages", lambda *args, **named: Stream(found(*args, **named)))
+    with adapters.instrument("strands"), testing.capture() as seen:
+        assert str(await agent(fake, "asked", DONE).invoke_async("Go.")).strip() == "Done."
+        assert [span.name for span in seen.spans] == ["chat fake-asked", "invoke_agent asked"]
+
+
+def test_runs_that_begin_and_end_in_other_threads_meanwhile_disturb_no_search() -> None:
+    listening = Observation()
+
+    class Graph:
+        @property
+        def nodes(self) -> dict[str, Any]:
+            listening._runs[len(listening._runs), 0] = Run(None, None)
+            return {}
+
+    state: dict[str, Any] = {}
+    listening._runs.update({(number, 1): Run(Graph(), state) for number in range(3)})
+    assert listening._orchestrator_of(None, state) is None

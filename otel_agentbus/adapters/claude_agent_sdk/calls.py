@@ -61,16 +61,16 @@ class Call(LlmBlock):
         return {name: value for name, value in told.items() if value is not None}
 
     def _head(self, message: Raw) -> None:
-        model = message.get("model")
+        model, id = mapping.text(message.get("model")), mapping.text(message.get("id"))
         if model and model != mapping.SYNTHETIC:
             self.response["response_model"] = model
-            if message.get("id"):
-                self.response["response_id"] = message["id"]
+            if id:
+                self.response["response_id"] = id
 
     def _more(self, usage: Any, finish: str | None) -> None:
         if self.response:  # what the program says itself has used nothing
             mapping.merged(self.usage, usage)
-        self.finish = finish or self.finish
+        self.finish = mapping.text(finish) or self.finish
 
     def _tell_end(self, runtime: Runtime, elapsed: int, error: BaseException | None) -> Any:
         if self.seen_ns and error is None:

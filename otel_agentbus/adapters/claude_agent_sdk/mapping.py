@@ -87,7 +87,7 @@ def failure(said: Any) -> str | None:
 
 def merged(known: dict[str, Any], more: Any) -> dict[str, Any]:
     """The usage of a response that is told several times over: of each count the highest, which is the latest."""
-    for name, value in (more or {}).items():
+    for name, value in more.items() if isinstance(more, dict) else ():
         before = known.get(name)
         if isinstance(value, dict) and isinstance(before, dict):
             known[name] = merged(dict(before), value)
@@ -100,23 +100,37 @@ def usage_fields(usage: Raw) -> dict[str, Any]:
     """The usage of one model call; Anthropic's input tokens leave out the cached ones, ours have them."""
     if not usage:
         return {}
-    read, write = usage.get(_CACHE_READ), usage.get(_CACHE_WRITE)
-    inputs = usage.get("input_tokens")
+    inputs, read, write = (_count(usage, name) for name in ("input_tokens", _CACHE_READ, _CACHE_WRITE))
     further: dict[str, int] = {}
-    hour = (usage.get("cache_creation") or {}).get("ephemeral_1h_input_tokens")
+    hour = _count(_object(usage, "cache_creation"), "ephemeral_1h_input_tokens")
     if hour:
         further["cache_write_1h_tokens"] = hour
-    further |= {name: count for name, count in (usage.get("server_tool_use") or {}).items() if count}
-    details = usage.get("output_tokens_details") or {}
+    server = _object(usage, "server_tool_use")
+    further |= {name: count for name in server if (count := _count(server, name))}
     return {
         "input_tokens": None if inputs is None else inputs + (read or 0) + (write or 0),
-        "output_tokens": usage.get("output_tokens"),
+        "output_tokens": _count(usage, "output_tokens"),
         "cache_read_input_tokens": read,
         "cache_write_input_tokens": write,
-        "reasoning_output_tokens": details.get("thinking_tokens"),
-        "service_tier": usage.get("service_tier"),
+        "reasoning_output_tokens": _count(_object(usage, "output_tokens_details"), "thinking_tokens"),
+        "service_tier": text(usage.get("service_tier")),
         "usage": further or None,
     }
+
+
+def text(value: object) -> str | None:
+    """A text that says something."""
+    return value if isinstance(value, str) and value else None
+
+
+def _count(counts: Raw, name: str) -> int | None:
+    found = counts.get(name)
+    return found if isinstance(found, int) and not isinstance(found, bool) else None
+
+
+def _object(holder: Raw, name: str) -> Raw:
+    found = holder.get(name)
+    return found if isinstance(found, dict) else {}
 
 
 def provider_of(model: str | None, options: Any) -> str:
@@ -194,7 +208,7 @@ def result_fields(result: Raw) -> dict[str, Any]:
         "claude.result": result.get("subtype"),
         "claude.terminal_reason": result.get("terminal_reason"),
         "claude.stop_reason": result.get("stop_reason"),
-        "claude.permission_denials": len(denied) if denied else None,
+        "claude.permission_denials": len(denied) if denied and isinstance(denied, list) else None,
     }
     return {
         "output": result.get("result") if structured is None else structured,

@@ -6,6 +6,7 @@ from collections.abc import Hashable
 from typing import Any
 
 from ...callbacks import OpenBlocks
+from ..losses import Shielded
 from . import mapping
 from .calls import Call
 from .mapping import Raw
@@ -88,8 +89,12 @@ class Run:
     def answer(self, error: BaseException | None = None) -> None:
         """The model call is over."""
         call, self._call = self._call, None
-        if call is not None:
-            self._blocks.end((self.key, "call"), error, **call.fields())
+        if call is None:
+            return
+        fields: dict[str, Any] = {}
+        with Shielded("what a model call of Claude Code says could not be read"):
+            fields = call.fields()
+        self._blocks.end((self.key, "call"), error, **fields)
 
     def settle(self) -> None:
         """What was asked for by now has been done: an answer that has come is whole."""

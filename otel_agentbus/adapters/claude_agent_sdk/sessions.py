@@ -123,13 +123,13 @@ class Session:
         if message.get("method") != "tools/call":
             return None
         params = message.get("params") or {}
-        told = (params.get("_meta") or {}).get(CLAUDE)
+        told = mapping.text((params.get("_meta") or {}).get(CLAUDE))
         if told in self._tools:
-            return str(told)
+            return told
         name, arguments = f"mcp__{request.get('server_name')}__{params.get('name')}", params.get("arguments") or {}
         if told is not None:
-            self._begin_tool(self._turn(), str(told), name, arguments)
-            return str(told)
+            self._begin_tool(self._turn(), told, name, arguments)
+            return told
         same = (id for id, tool in self._tools.items() if tool.name == name and tool.arguments == arguments)
         return next(same, None)
 
@@ -172,7 +172,7 @@ class Session:
     def _on_system(self, line: Raw) -> None:
         kind = line.get("subtype")
         if kind == "init":
-            self._model = line.get("model") or self._model
+            self._model = mapping.text(line.get("model")) or self._model
             turn = self._turn()
             turn.model = turn.model or self._model
             if turn.answers == 0:

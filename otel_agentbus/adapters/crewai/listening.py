@@ -95,8 +95,8 @@ class Listener:
     # -- where we listen -----------------------------------------------------------------------------------------------
 
     def _listening(self, emit: Callable[..., Any]) -> Callable[..., Any]:
-        def emitting(bus: Any, source: Any, event: Any) -> Any:
-            result = emit(bus, source, event)
+        def emitting(bus: Any, source: Any, event: Any, *args: Any, **named: Any) -> Any:
+            result = emit(bus, source, event, *args, **named)
             with _UNSEEN:
                 heard = self._heard.get(event.type)
                 if heard is not None and self.scopes.listening:

@@ -8,6 +8,7 @@ from typing import Any
 
 from ... import observe
 from ...observe import AgentBlock, LlmBlock, ToolBlock
+from ..plain import plain
 from . import messages
 
 #: CrewAI's names of providers, where OpenTelemetry has others.
@@ -51,12 +52,12 @@ _EXCLUSIVE = {
 def crew_block(source: Any, event: Any) -> AgentBlock:
     """A crew's run."""
     name = _name(event.crew_name, "crew")
-    return observe.agent(name, input=event.inputs or None, **_who(source, "crew"))
+    return observe.agent(name, input=plain(event.inputs) or None, **_who(source, "crew"))
 
 
 def flow_block(source: Any, event: Any) -> AgentBlock:
     """A flow's run."""
-    return observe.agent(_name(event.flow_name, "flow"), input=event.inputs or None, **_who(source, "flow"))
+    return observe.agent(_name(event.flow_name, "flow"), input=plain(event.inputs) or None, **_who(source, "flow"))
 
 
 def agent_block(source: Any, event: Any) -> AgentBlock:
@@ -98,7 +99,7 @@ def llm_block(source: Any, event: Any) -> LlmBlock:
 
 def tool_block(event: Any, tool_call_id: str | None) -> ToolBlock:
     """A tool call that is about to run."""
-    return observe.tool(event.tool_name, tool_call_id=tool_call_id, arguments=event.tool_args)
+    return observe.tool(event.tool_name, tool_call_id=tool_call_id, arguments=plain(event.tool_args))
 
 
 def llm_end(event: Any) -> dict[str, Any]:
@@ -114,7 +115,7 @@ def llm_end(event: Any) -> dict[str, Any]:
 
 def tool_end(event: Any) -> dict[str, Any]:
     """What a tool's end says: its result, or the failure that it has reported without raising."""
-    said: dict[str, Any] = {"result": event.output}
+    said: dict[str, Any] = {"result": plain(event.output)}
     failure = getattr(event, "failure", None)
     if failure is not None:
         reason = getattr(failure.reason, "value", failure.reason)
@@ -130,9 +131,8 @@ def crew_end(event: Any) -> dict[str, Any]:
 def flow_end(event: Any) -> dict[str, Any]:
     """What a flow's result says."""
     result = event.result
-    return {
-        "output": result if isinstance(result, (str, int, float, bool, dict, list)) else getattr(result, "raw", None)
-    }
+    raw = getattr(result, "raw", None)  # a crew's
+    return {"output": raw if isinstance(raw, str) else plain(result)}
 
 
 def tokens(usage: Any) -> dict[str, int | None]:
@@ -190,7 +190,8 @@ def model_of(llm: Any) -> tuple[str | None, str | None]:
 
 
 def _first(usage: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
-    return next((value for name in names if isinstance(value := usage.get(name), int)), None)
+    given = (usage.get(name) for name in names)
+    return next((n for n in given if isinstance(n, int) and not isinstance(n, bool) and n >= 0), None)
 
 
 def _detail(usage: Mapping[str, Any], part: str, name: str) -> int | None:

@@ -20,7 +20,7 @@ from ...blocks import Block
 from ...invocation import Frame, make_current, topmost
 from ..losses import Shielded
 
-_UNSEEN = Shielded("a step of google-adk could not be observed")
+UNSEEN = Shielded("a step of google-adk could not be observed")
 
 
 class Watch:
@@ -94,7 +94,7 @@ async def driven(source: Any, begin: Callable[[], Watch]) -> AsyncGenerator[Any,
     What is sent or thrown in, and the closing, reach the source as if nobody stood between.
     """
     watch = Watch()
-    with _UNSEEN:
+    with UNSEEN:
         watch = begin()
     error: BaseException | None = None
     try:
@@ -105,12 +105,12 @@ async def driven(source: Any, begin: Callable[[], Watch]) -> AsyncGenerator[Any,
                 item = await _stepped(watch, step)
             except StopAsyncIteration:
                 return
-            with _UNSEEN:
+            with UNSEEN:
                 watch.saw(item)
             try:
                 sent = yield item
             except GeneratorExit:
-                with _UNSEEN:
+                with UNSEEN:
                     watch.left()
                 await _stepped(watch, getattr(source, "aclose", _nothing))
                 raise
@@ -122,19 +122,19 @@ async def driven(source: Any, begin: Callable[[], Watch]) -> AsyncGenerator[Any,
         error = raised
         raise
     finally:
-        with _UNSEEN:
+        with UNSEEN:
             watch.end(error)
         error = None  # else what was raised would hold this frame, and this frame what was raised
 
 
 async def _stepped(watch: Watch, step: Callable[[], Any]) -> Any:
     leave = stay
-    with _UNSEEN:
+    with UNSEEN:
         leave = watch.enter()
     try:
         return await step()
     finally:
-        with _UNSEEN:
+        with UNSEEN:
             leave()
 
 

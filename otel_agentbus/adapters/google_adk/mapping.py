@@ -7,6 +7,8 @@ from typing import Any
 
 from ... import observe
 from ...observe import AgentBlock, LlmBlock, ToolBlock
+from ..losses import Shielded
+from ..plain import plain
 from .providers import named, provider_of
 
 #: Parameters of a request, by their names in the conventions.
@@ -21,6 +23,8 @@ _PARAMETERS: Mapping[str, str] = {
     "seed": "seed",
     "choice.count": "candidate_count",
 }
+#: A call begins and ends, and is counted, whatever its contents are.
+_UNTOLD = Shielded("what a model of google-adk was asked or has answered could not be told")
 _ROLES: Mapping[str, str] = {"model": "assistant"}
 
 
@@ -43,13 +47,17 @@ def llm_block(agent: Any, request: Any, *, stream: bool, content: bool) -> LlmBl
     """The model call that is about to be sent, with what is asked and how."""
     config = getattr(request, "config", None)
     contents = getattr(request, "contents", None) or []
+    messages = None
+    if content:
+        with _UNTOLD:
+            messages = _request_messages(config, contents)
     model = getattr(agent, "model", None)
     asked = getattr(request, "model", None) or named(model)
     return observe.llm(
         named(asked),
         provider=provider_of(asked if isinstance(model, str) or model is None else model),
         stream=stream or None,
-        messages=_request_messages(config, contents) if content else None,
+        messages=messages,
         messages_count=len(contents),
         parameters=_parameters(config) or None,
     )
@@ -58,15 +66,14 @@ def llm_block(agent: Any, request: Any, *, stream: bool, content: bool) -> LlmBl
 def tool_block(tool: Any, call_id: str | None, arguments: Any) -> ToolBlock:
     """The tool call that begins."""
     said = {"adk.tool.long_running": True} if getattr(tool, "is_long_running", False) is True else {}
-    return observe.tool(getattr(tool, "name", None) or "tool", tool_call_id=call_id, arguments=arguments, **said)
+    return observe.tool(getattr(tool, "name", None) or "tool", tool_call_id=call_id, arguments=plain(arguments), **said)
 
 
 def llm_end(last: Any, usage: Any, answers: Iterable[Any]) -> dict[str, Any]:
     """What a model call's end says: the last response, the last usage that was reported, and the answer's contents."""
     fields = tokens(usage)
-    messages = [message for answer in answers for message in conversation([answer])]
-    if messages:
-        fields["messages"] = messages
+    with _UNTOLD:
+        fields["messages"] = conversation(answers) or None
     if last is None:
         return fields
     fields["response_model"] = getattr(last, "model_version", None)
@@ -85,15 +92,15 @@ def tokens(usage: Any) -> dict[str, Any]:
     """
     if usage is None:
         return {}
-    asked = _sum(getattr(usage, "prompt_token_count", None), getattr(usage, "tool_use_prompt_token_count", None))
-    answered = getattr(usage, "candidates_token_count", None)
-    thoughts = getattr(usage, "thoughts_token_count", None)
-    within = thoughts is not None and getattr(usage, "total_token_count", None) == (asked or 0) + (answered or 0)
+    asked = _sum(_count(usage, "prompt_token_count"), _count(usage, "tool_use_prompt_token_count"))
+    answered = _count(usage, "candidates_token_count")
+    thoughts = _count(usage, "thoughts_token_count")
+    within = thoughts is not None and _count(usage, "total_token_count") == (asked or 0) + (answered or 0)
     return {
         "input_tokens": asked,
         "output_tokens": answered if within else _sum(answered, thoughts),
-        "cache_read_input_tokens": getattr(usage, "cached_content_token_count", None),
-        "cache_write_input_tokens": getattr(usage, "cache_creation_input_tokens", None),  # LiteLlm's and Anthropic's
+        "cache_read_input_tokens": _count(usage, "cached_content_token_count"),
+        "cache_write_input_tokens": _count(usage, "cache_creation_input_tokens"),  # LiteLlm's and Anthropic's
         "reasoning_output_tokens": thoughts,
     }
 
@@ -137,9 +144,9 @@ def _part(part: Any) -> dict[str, Any]:
     if text is not None:
         return {"type": "reasoning" if getattr(part, "thought", None) else "text", "content": text}
     if (call := getattr(part, "function_call", None)) is not None:
-        return {"type": "tool_call", "id": call.id, "name": call.name, "arguments": call.args}
+        return {"type": "tool_call", "id": call.id, "name": call.name, "arguments": plain(call.args)}
     if (response := getattr(part, "function_response", None)) is not None:
-        return {"type": "tool_call_response", "id": response.id, "response": response.response}
+        return {"type": "tool_call_response", "id": response.id, "response": plain(response.response)}
     return _other_part(part)
 
 
@@ -165,6 +172,12 @@ def _word(value: Any) -> str | None:
     if value is None:
         return None
     return str(getattr(value, "value", value)).lower()
+
+
+def _count(usage: Any, name: str) -> int | None:
+    """A count of a usage, which a model class of the application's may have filled with anything."""
+    count = getattr(usage, name, None)
+    return count if isinstance(count, int) and not isinstance(count, bool) and count >= 0 else None
 
 
 def _sum(*counts: int | None) -> int | None:

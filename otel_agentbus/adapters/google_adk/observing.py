@@ -16,6 +16,7 @@ from ...blocks import Block, installed
 from ...callbacks import OpenBlocks
 from ...invocation import current, top
 from ..losses import Shielded
+from ..plain import plain
 from ..wrapping import Function, wrap
 from . import mapping
 from .driving import Watch, driven
@@ -166,10 +167,16 @@ class Observation:
     def _around_after_tool(self, found: Function) -> Function:
         async def after(manager: Any, *args: Any, **named: Any) -> Any:
             with _UNSEEN:
-                self._tools.end(named["tool_context"], result=named["result"])
+                self._end_tool(named["tool_context"], named["result"])
             return await found(manager, *args, **named)
 
         return after
+
+    def _end_tool(self, tool_context: Any, result: Any) -> None:
+        told = None
+        with _UNSEEN:
+            told = plain(result)
+        self._tools.end(tool_context, result=told)
 
     def _around_tool_error(self, found: Function) -> Function:
         async def failed(manager: Any, *args: Any, **named: Any) -> Any:

@@ -15,7 +15,7 @@ from ...events import DomainEvent, Event
 from ...invocation import current
 from ...observe import LlmBlock
 from . import mapping
-from .driving import Observed
+from .driving import UNSEEN, Observed
 
 
 class Ended(Protocol):
@@ -63,8 +63,10 @@ class Run(Observed):
         runtime = self.block.runtime
         if runtime is not None:
             leave = self.enter()
-            runtime.emit(event)
-            leave()
+            try:
+                runtime.emit(event)
+            finally:
+                leave()
 
     def left(self) -> None:
         self._left = True
@@ -94,7 +96,8 @@ class Run(Observed):
         self._failed = error is not None
         try:
             for observed in reversed(list(self._inside.values())):  # what nobody has closed
-                observed.end(GeneratorExit())
+                with UNSEEN:
+                    observed.end(GeneratorExit())
             super().end(error)
         finally:
             self._ended(self)

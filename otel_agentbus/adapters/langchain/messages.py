@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass
-from datetime import date, time, timedelta
-from decimal import Decimal
-from enum import Enum
-from pathlib import PurePath
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
-from uuid import UUID
 
 from langchain_core.messages import (
     AIMessage,
@@ -22,15 +15,8 @@ from langchain_core.messages import (
     ToolMessage,
     convert_to_messages,
 )
-from pydantic import BaseModel
-from pydantic_core import to_jsonable_python
 
-#: How deep states and results are told, and how many values of one: what refers to itself would have no end.
-_DEPTH = 8
-_MOST = 10_000
-_ROWS = (list, tuple, set, frozenset)
-#: What has a form of its own in JSON.
-_WRITTEN = (date, time, timedelta, Decimal, UUID, PurePath)
+from .. import plain as values
 
 
 def rendered(message: BaseMessage) -> dict[str, Any]:
@@ -100,45 +86,8 @@ def _tool_calls(message: AIMessage) -> Iterator[dict[str, Any]]:
 
 
 def plain(value: Any) -> Any:
-    """What JSON can say of a state, an input or a result, with its messages in the parts schema; nothing binary.
-
-    Nothing is read that could be read only once (a generator, a file), and no code of the value's own is asked for.
-    """
-    return _plain(value, _DEPTH, itertools.repeat(None, _MOST))
-
-
-def _plain(value: Any, depth: int, left: Iterator[None]) -> Any:
-    if value is None or isinstance(value, (str, bool, int, float)):
-        return value
-    if isinstance(value, BaseMessage):
-        return rendered(value)
-    if isinstance(value, _WRITTEN):
-        return to_jsonable_python(value)
-    if isinstance(value, Enum):
-        return _plain(value.value, depth, left)
-    items = _items(value) if depth else None
-    if items is None:
-        return _name(value)
-    told = {key: _plain(item, depth - 1, left) for (key, item), _ in zip(items, left, strict=False)}
-    return list(told.values()) if isinstance(value, _ROWS) else told
-
-
-def _items(value: Any) -> Iterable[tuple[Any, Any]] | None:
-    """What is in a value, each under its name or its place; None where that is not told."""
-    if isinstance(value, Mapping):
-        return ((str(key), item) for key, item in value.items())
-    if isinstance(value, _ROWS):
-        return enumerate(value)
-    if isinstance(value, BaseModel):
-        hidden = {name for name, field in type(value).model_fields.items() if field.exclude}
-        return ((name, item) for name, item in vars(value).items() if name not in hidden)
-    if is_dataclass(value) and not isinstance(value, type):  # a `Command` with messages in it, say
-        return ((field.name, getattr(value, field.name, None)) for field in fields(value))
-    return None
-
-
-def _name(value: Any) -> str:
-    return type(value).__name__
+    """What JSON can say of a state, an input or a result, with its messages in the parts schema; nothing binary."""
+    return values.plain(value, lambda one: rendered(one) if isinstance(one, BaseMessage) else None)
 
 
 def question(inputs: Any) -> Any:

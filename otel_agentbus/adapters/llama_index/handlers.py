@@ -45,6 +45,10 @@ class AgentBusSpans(BaseSpanHandler[Any]):
         """Its name in LlamaIndex."""
         return "AgentBusSpans"
 
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> AgentBusSpans:
+        """Itself: whoever copies an agent copies the dispatcher with it, and the copy is to be seen as well."""
+        return self
+
     def new_span(
         self,
         id_: str,
@@ -128,6 +132,10 @@ class AgentBusEvents(BaseEventHandler):
     def class_name(cls) -> str:
         """Its name in LlamaIndex."""
         return "AgentBusEvents"
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> AgentBusEvents:
+        """As `AgentBusSpans.__deepcopy__`."""
+        return self
 
     def handle(self, event: Any, **kwargs: Any) -> None:
         """One event, in the place where it happens."""

@@ -109,7 +109,10 @@ def model_of(instance: Any) -> str:
         value = getattr(instance, name, None)
         if isinstance(value, str) and value not in _UNKNOWN:
             return value
-    value = getattr(getattr(instance, "metadata", None), "model_name", None)
+    try:
+        value = getattr(instance.metadata, "model_name", None)
+    except Exception:  # noqa: BLE001 - none, or an integration that refuses models which it does not know
+        value = None
     return value if isinstance(value, str) and value not in _UNKNOWN else type(instance).__name__
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -127,14 +128,19 @@ def attribute(holder: Any, name: str) -> Any:
 
 def plain(value: Any, levels: int = _LEVELS) -> Any:
     """A value as JSON: as it is where it is that, else as a model's fields, else as text."""
-    if value is None or isinstance(value, (str, int, float)):
+    if value is None or isinstance(value, (str, int)):
         return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
     if isinstance(value, Mapping) and levels:
         return {text(key): plain(entry, levels - 1) for key, entry in value.items()}
     if isinstance(value, (list, tuple, set)) and levels:
         return [plain(entry, levels - 1) for entry in value]
-    dump = getattr(value, "model_dump", None)
-    return plain(dump(), levels - 1) if callable(dump) and levels else text(value)
+    try:
+        dump = getattr(value, "model_dump", None)
+        return plain(dump(), levels - 1) if callable(dump) and levels else text(value)
+    except Exception:  # noqa: BLE001 - a serialiser of the program's own
+        return text(value)
 
 
 def outcome(result: Any) -> Any:

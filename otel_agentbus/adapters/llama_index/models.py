@@ -201,17 +201,19 @@ class ModelSpan(Span):
 
 
 def _block(method: str, instance: Any, arguments: Mapping[str, Any]) -> observe.LlmBlock:
-    messages = None
+    messages = parameters = None
+    given = arguments.get("kwargs")
     with _UNSEEN:
         messages = asked(arguments)
-    given = arguments.get("kwargs")
+    with _UNSEEN:
+        parameters = parameters_of(instance, given if isinstance(given, Mapping) else {})
     return observe.llm(
         model_of(instance),
         provider=provider_of(instance),
         operation="text_completion" if method.endswith("complete") else "chat",
         stream=True if _is_stream(method) else None,
         messages=messages,
-        parameters=parameters_of(instance, given if isinstance(given, Mapping) else {}),
+        parameters=parameters,
     )
 
 

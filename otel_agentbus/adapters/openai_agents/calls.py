@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from ... import observe
 from ...callbacks import MOST
+from ...invocation import text
 from ...observe import LlmBlock
 from . import mapping
 from .mapping import Asked
@@ -59,12 +60,13 @@ def failure_of(span: Any, error: BaseException | None, raised: BaseException | N
     said = span.error
     if raised is not None or isinstance(error, Exception) or not said:
         return {}
-    data = said.get("data") or {}
-    text = data.get("error") or data.get("message") or said["message"]
-    return {"outcome": "error", "error_type": _kind(error, said["message"], data), "error_message": str(text)}
+    given, message = said.get("data"), said.get("message")
+    data = given if isinstance(given, dict) else {}
+    told = text(data.get("error") or data.get("message") or message)
+    return {"outcome": "error", "error_type": _kind(error, message, data), "error_message": told}
 
 
-def _kind(error: BaseException | None, message: str, data: dict[str, Any]) -> str:
+def _kind(error: BaseException | None, message: Any, data: dict[str, Any]) -> str:
     if isinstance(error, asyncio.CancelledError):
         return "agents.exceptions.ModelTimeoutError"
     if isinstance(error, GeneratorExit):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -13,7 +14,10 @@ from agents.models.interface import Model
 from agents.models.multi_provider import MultiProvider
 from agents.models.openai_provider import OpenAIProvider
 
+from ..losses import Shielded
 from .messages import answer, calls_tools, chat_answer
+
+_UNTOLD = Shielded("what a model of the Agents SDK has answered could not be told")
 
 #: Who answers under these hosts (or any below them) to requests in OpenAI's format.
 _HOSTS = {
@@ -132,32 +136,33 @@ def usage(said: Any) -> dict[str, Any]:
 
     The SDK counts a request without a reported usage as one of 0 tokens: that is unknown, not free.
     """
-    if said is None or not (_get(said, "input_tokens") or _get(said, "output_tokens")):
+    asked, answered = _count(said, "input_tokens"), _count(said, "output_tokens")
+    if not (asked or answered):
         return {}
     read, written = _get(said, "input_tokens_details"), _get(said, "output_tokens_details")
     return {
-        "input_tokens": _get(said, "input_tokens"),
-        "output_tokens": _get(said, "output_tokens"),
-        "cache_read_input_tokens": _get(read, "cached_tokens") or None,
-        "cache_write_input_tokens": _get(read, "cache_write_tokens") or None,
-        "reasoning_output_tokens": _get(written, "reasoning_tokens") or None,
+        "input_tokens": asked,
+        "output_tokens": answered,
+        "cache_read_input_tokens": _count(read, "cached_tokens") or None,
+        "cache_write_input_tokens": _count(read, "cache_write_tokens") or None,
+        "reasoning_output_tokens": _count(written, "reasoning_tokens") or None,
     }
 
 
 def of_response_span(data: Any, *, content: bool) -> dict[str, Any]:
     """What a response span says at its end: a call of the Responses API."""
     response = data.response
-    fields = usage(getattr(data, "usage", None) or getattr(response, "usage", None))
+    fields = usage(getattr(data, "usage", None) or _get(response, "usage"))
     if response is None:
         return fields | {"response_id": getattr(data, "_response_id", None)}
-    said = answer(response.output)
+    said = _told(answer, _get(response, "output"))
     reason = _finish_reason(response, said)
     if content and said is not None and reason is not None:
         said[0]["finish_reason"] = reason
     return fields | {
-        "response_id": response.id,
-        "response_model": response.model,
-        "service_tier": getattr(response, "service_tier", None),
+        "response_id": _word(response, "id"),
+        "response_model": _word(response, "model"),
+        "service_tier": _word(response, "service_tier"),
         "finish_reasons": None if reason is None else [reason],
         "messages": said if content else None,
     }
@@ -165,7 +170,7 @@ def of_response_span(data: Any, *, content: bool) -> dict[str, Any]:
 
 def of_generation_span(data: Any, *, content: bool) -> dict[str, Any]:
     """What a generation span says at its end: any other call. It has neither the response's id nor why it ended."""
-    said = chat_answer(data.output)
+    said = _told(chat_answer, data.output)
     return usage(data.usage) | {
         "finish_reasons": ["tool_calls"] if calls_tools(said) else None,
         "messages": said if content else None,
@@ -174,21 +179,21 @@ def of_generation_span(data: Any, *, content: bool) -> dict[str, Any]:
 
 def of_model_response(response: ModelResponse, *, content: bool) -> dict[str, Any]:
     """What the SDK made of an answer: of a model of the program's own that makes no span."""
-    said = answer(response.output)
-    return usage(response.usage) | {
-        "response_id": response.response_id,
+    said = _told(answer, _get(response, "output"))
+    return usage(_get(response, "usage")) | {
+        "response_id": _word(response, "response_id"),
         "finish_reasons": ["tool_calls"] if calls_tools(said) else None,
         "messages": said if content else None,
     }
 
 
 def _finish_reason(response: Any, said: list[Any] | None) -> str | None:
-    status = response.status
+    status = _word(response, "status")
     if status == "completed":
         return "tool_calls" if calls_tools(said) else "stop"
     if status == "incomplete":
-        return _UNFINISHED.get(_get(response.incomplete_details, "reason") or "", "incomplete")
-    return None if status is None else str(status)
+        return _UNFINISHED.get(_word(_get(response, "incomplete_details"), "reason") or "", "incomplete")
+    return status
 
 
 def instructions_of(agent: Any) -> str | None:
@@ -200,6 +205,24 @@ def instructions_of(agent: Any) -> str | None:
 def is_agent(thing: Any) -> bool:
     """Whether this is an agent of the SDK's."""
     return isinstance(thing, Agent)
+
+
+def _told(read: Callable[[Any], list[Any] | None], said: Any) -> list[Any] | None:
+    """What `read` makes of an answer; None where it cannot, for the usage is to be counted all the same."""
+    with _UNTOLD:
+        return read(said)
+    return None
+
+
+def _count(thing: Any, name: str) -> int | None:
+    value = _get(thing, name)
+    return value if isinstance(value, int) else None
+
+
+def _word(thing: Any, name: str) -> str | None:
+    """A text; a program's fake of a response may have anything there, or nothing."""
+    value = _get(thing, name)
+    return value if isinstance(value, str) else None
 
 
 def _get(thing: Any, name: str) -> Any:

@@ -7,6 +7,7 @@ their texts and does not copy them. Files, pictures and sound are named, never i
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -19,6 +20,8 @@ _TEXTS = frozenset(("input_text", "output_text", "text", "summary_text", "reason
 _FILES = {"input_image": "image", "input_file": "file", "input_audio": "audio", "input_video": "video"}
 _CALL = "_call"
 _OUTPUT = "_call_output"
+#: How deep lists may be nested before the rest is only named.
+_LEVELS = 16
 
 
 def conversation(instructions: Any, items: Any) -> list[Any]:
@@ -146,18 +149,27 @@ def structured(text: Any) -> Any:
     return text
 
 
-def plain(result: Any) -> Any:
+def plain(result: Any, levels: int = _LEVELS) -> Any:
     """A tool's result or a run's output as JSON can say it; files are named, never included."""
     if isinstance(result, (ToolOutputImage, ToolOutputFileContent)):
         return _file(result, "image" if isinstance(result, ToolOutputImage) else "file")
-    if isinstance(result, (list, tuple)):
-        return [plain(each) for each in result]
     if isinstance(result, bytes):
         return {"type": "blob", "bytes": len(result)}
     try:
-        return to_jsonable_python(result, fallback=str)
+        if isinstance(result, (list, tuple)) and levels:
+            return [plain(each, levels - 1) for each in result]
+        return _finite(to_jsonable_python(result, fallback=str))
     except Exception:  # noqa: BLE001 - a cycle, or a broken __str__ of the program's
         return f"<{type(result).__qualname__}>"
+
+
+def _finite(value: Any) -> Any:
+    """The same with text for the numbers that JSON has no digits for."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    return [_finite(each) for each in value] if isinstance(value, list) else value
 
 
 def _get(thing: Any, name: str) -> Any:

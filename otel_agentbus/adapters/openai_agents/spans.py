@@ -27,6 +27,7 @@ from ...observe import LlmBlock
 from ..losses import Shielded
 from . import mapping, messages
 from .calls import MAX_TURNS, Call, Kept, failure_of
+from .mapping import Asked
 from .runs import Run, current_run
 
 if TYPE_CHECKING:
@@ -121,11 +122,18 @@ class Observer(TracingProcessor):
             call = self._calls.pop(span.span_id, None)
             if call is not None:  # a model of the program's own that has failed: nothing has told its end
                 self._end(call, error, {})
+            key, _ = self._answering.get(span.span_id, (None, None))
             end = self._ends.get(span.span_data.type)
-            if end is not None:
-                end(span, error)
-            self.blocks.end(span.span_id)
-            self._raised.pop(span.span_id, None)
+            try:
+                if end is not None:
+                    end(span, error)
+            except BaseException:
+                self.blocks.end(span.span_id)
+                self._end(key, error, {})  # what it says could not be read, but it is over
+                raise
+            finally:
+                self._end(span.span_id, error, {})
+                self._raised.pop(span.span_id, None)
 
     def shutdown(self) -> None:
         """Nothing: the bus has an end of its own."""
@@ -196,9 +204,13 @@ class Observer(TracingProcessor):
         span = get_current_span()
         if span is None or self.blocks.get(span.span_id) is None:
             return
-        content = messages.conversation(instructions, items) if run.content else None
+        asked, content = Asked(None, None, None), None
+        with _UNSEEN:
+            asked = mapping.asked(agent, run.config)
+        with _UNSEEN:
+            content = messages.conversation(instructions, items) if run.content else None
         count = len(items) if isinstance(items, list) else 1
-        call = Call(mapping.asked(agent, run.config), content, count, streamed=run.streamed, content=run.content)
+        call = Call(asked, content, count, streamed=run.streamed, content=run.content)
         self._calls.keep(span.span_id, call)
         self.blocks.begin(call, call.block(), parent=span.span_id, current=False)
 
@@ -207,7 +219,10 @@ class Observer(TracingProcessor):
         span = get_current_span()
         call = None if span is None else self._calls.pop(span.span_id, None)
         if call is not None:
-            self.blocks.end(call, None, **mapping.of_model_response(response, content=run.content))
+            fields: dict[str, Any] = {}
+            with _UNSEEN:
+                fields = mapping.of_model_response(response, content=run.content)
+            self.blocks.end(call, None, **fields)
 
     def chunk_arrives(self) -> None:
         """From a streamed run: its loop has got an event of the model's, in the place where it asks the model."""
@@ -341,14 +356,14 @@ def _agent_block(run: Run | None, name: str) -> AgentBlock:
 def _gives_up(span: Span[Any]) -> bool:
     """Whether an error that the SDK has noted and not raised here ends the run: a streamed one raises it later."""
     run = current_run.get()
-    told = span.error is not None and span.error["message"] == MAX_TURNS
+    told = span.error is not None and span.error.get("message") == MAX_TURNS
     return told and not (run is not None and run.answered)
 
 
 def _late_name(data: Any) -> dict[str, Any]:
     """The name of a model that was asked without a run, and is known from its answer only."""
     response = getattr(data, "response", None)
-    return {} if response is None else {"model": response.model}
+    return {"model": getattr(response, "model", None)}
 
 
 def _publish(name: str, data: dict[str, Any]) -> None:

@@ -108,8 +108,8 @@ _OPERATIONS: Final[Mapping[str, str]] = {
     "chat": "chat",
     "LLM": "chat",
 }
-#: The id at the beginning of a provider's answer, as OpenInference keeps it.
-_ANSWER_ID: Final = re.compile(r'\{\s*"id":\s*"([^"\\]{1,200})"')
+#: The id at the beginning of a provider's answer, as OpenInference keeps it; what a model has written looks otherwise.
+_ANSWER_ID: Final = re.compile(r'\{\s*"id":\s*"((?:chatcmpl|cmpl|resp|msg|gen)[-_][\w-]{1,200})"', re.ASCII)
 _MS: Final = "gen_ai.server.time_to_first_token"
 
 

@@ -77,7 +77,7 @@ class Reading:
         own = span.get_span_context()
         if own is None or self.table.is_open(own) or not (new or self.table.find(parent) is not None):
             return
-        said = dict(said)  # the SDK's own mapping is slow to ask
+        said = dict(said) if kind is not None else said  # the SDK's own mapping is slow to ask
         known = Known(own, parent, above(self.table, parent, context))
         known.scope = scope
         if kind == "step":
@@ -162,7 +162,7 @@ class Reading:
                 return
         self._close(known)
         runtime = installed()
-        if known.kind == "step":
+        if known.kind == "step" or (known.kind is None and MARKS.isdisjoint(said)):
             return
         said = dict(said)
         if not known.told and (runtime is None or not self._settle_late(known, span, said, runtime)):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from strands.types.exceptions import EventLoopException
 
 from ... import observe
+from ...invocation import text
 from ...observe import AgentBlock, LlmBlock, ToolBlock
+from ..losses import Shielded
 
 if TYPE_CHECKING:
     from strands import Agent
@@ -40,6 +43,10 @@ _PARAMETERS = ("temperature", "max_tokens", "top_p", "top_k", "frequency_penalty
 _MODELS = "strands.models."
 #: What an application calls its conversation in `Agent(trace_attributes=...)`.
 _SESSION = ("session.id", "gen_ai.conversation.id")
+#: How deep a value may be nested before the rest of it is told as text.
+_LEVELS = 16
+
+_UNTOLD = Shielded("what Strands Agents was told or said could not be told")
 
 
 def agent_block(agent: Agent, messages: Any) -> AgentBlock:
@@ -63,10 +70,10 @@ def orchestrator_block(source: Any) -> AgentBlock:
     return observe.agent(getattr(source, "id", None) or kind, conversation_id=session, **given)
 
 
-def llm_block(model: Any, system: Any, messages: list[Any]) -> LlmBlock:
-    """The call of a model that is about to be made."""
-    settings, count = settings_of(model), len(messages)
-    if isinstance(system, str):
+def llm_block(model: Any, system: Any, messages: list[Any] | None, count: int) -> LlmBlock:
+    """The call of a model that is about to be made, with so many messages; None where they could not be told."""
+    settings = settings_of(model)
+    if messages is not None and isinstance(system, str):
         messages = [{"role": "system", "parts": [{"type": "text", "content": system}]}, *messages]
     return observe.llm(
         model_of(settings),
@@ -81,7 +88,7 @@ def llm_block(model: Any, system: Any, messages: list[Any]) -> LlmBlock:
 def tool_block(tool_use: Mapping[str, Any], tool_call_id: str | None) -> ToolBlock:
     """The call of a tool that is about to be made."""
     return observe.tool(
-        tool_use.get("name") or "tool", tool_call_id=tool_call_id, arguments=_without_binary(tool_use.get("input"))
+        tool_use.get("name") or "tool", tool_call_id=tool_call_id, arguments=plain(tool_use.get("input"))
     )
 
 
@@ -206,22 +213,26 @@ class Conversation:
     def __init__(self) -> None:
         self._known: list[tuple[Any, dict[str, Any]]] = []
 
-    def render(self, messages: Sequence[Mapping[str, Any]]) -> list[Any]:
-        """These messages, converted."""
+    def render(self, messages: Sequence[Mapping[str, Any]]) -> list[Any] | None:
+        """These messages, converted; None where one of them cannot be."""
         known, fresh = self._known, []
-        for place, message in enumerate(messages):
-            content = message.get("content")
-            if place < len(known) and known[place][0] == content:
-                fresh.append(known[place])
-            else:
-                fresh.append((list(content or ()), _rendered(message)))
-        self._known = fresh
-        return [converted for _, converted in fresh]
+        with _UNTOLD:
+            for place, message in enumerate(messages):
+                content = message.get("content")
+                if place < len(known) and known[place][0] == content:
+                    fresh.append(known[place])
+                else:
+                    fresh.append((list(content or ()), _rendered(message)))
+            self._known = fresh
+            return [converted for _, converted in fresh]
+        return None
 
 
-def rendered(messages: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """These messages in the conventions' parts schema; binary content is left out."""
-    return [_rendered(message) for message in messages]
+def rendered(messages: Sequence[Mapping[str, Any]]) -> list[Any] | None:
+    """These messages in the conventions' parts schema, without binary content; None where one of them cannot be."""
+    with _UNTOLD:
+        return [_rendered(message) for message in messages]
+    return None
 
 
 def _rendered(message: Mapping[str, Any]) -> dict[str, Any]:
@@ -237,7 +248,7 @@ def _part(block: Mapping[str, Any]) -> dict[str, Any] | None:
         return {"type": "text", "content": block["text"]}
     if "toolUse" in block:
         call = block["toolUse"]
-        arguments = _without_binary(call.get("input"))
+        arguments = plain(call.get("input"))
         return {"type": "tool_call", "id": call.get("toolUseId"), "name": call.get("name"), "arguments": arguments}
     if "toolResult" in block:
         result = block["toolResult"]
@@ -254,9 +265,9 @@ def _part(block: Mapping[str, Any]) -> dict[str, Any] | None:
 def _response(content: Any) -> Any:
     """A tool's result: its text or its JSON, or the list of them; binary content is left out."""
     if not isinstance(content, Sequence) or isinstance(content, str):
-        return _without_binary(content)
+        return plain(content)
     found = [
-        block["text"] if "text" in block else _without_binary(block["json"])
+        block["text"] if "text" in block else plain(block["json"])
         for block in content
         if isinstance(block, Mapping) and ("text" in block or "json" in block)
     ]
@@ -268,11 +279,16 @@ def _text(content: Any) -> str:
     return "\n".join(str(block["text"]) for block in blocks if isinstance(block, Mapping) and "text" in block)
 
 
-def _without_binary(value: Any) -> Any:
+def plain(value: Any, levels: int = _LEVELS) -> Any:
+    """A value as JSON says it, or else as text: a tool that the program calls itself is given anything."""
+    if value is None or isinstance(value, (str, int)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
     if isinstance(value, (bytes, bytearray, memoryview)):
         return f"<{len(value)} bytes>"
-    if isinstance(value, Mapping):
-        return {key: _without_binary(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_binary(item) for item in value]
-    return value
+    if isinstance(value, Mapping) and levels:
+        return {text(key): plain(item, levels - 1) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)) and levels:
+        return [plain(item, levels - 1) for item in value]
+    return text(value)

@@ -101,7 +101,7 @@ class Observation:
                 run = self._run_of(named.get("cancel_signal"), named.get("invocation_state"))
                 if run is not None:
                     rendered = run.conversation.render(messages)
-                    call.begin(mapping.llm_block(model, system_prompt, rendered), run)
+                    call.begin(mapping.llm_block(model, system_prompt, rendered, len(messages)), run)
             return stepwise(found(model, system_prompt, messages, *args, **named), call)
 
         return stream_messages
@@ -131,9 +131,12 @@ class Observation:
 
     def _agent_ends(self, event: Any) -> None:
         run = self._taken(event.agent, event.invocation_state)
-        if run is not None:
-            error = None if event.result is not None else _failure(run)
-            self._end(run, error, **mapping.agent_end(event.result))
+        if run is None:
+            return
+        error, said = _failure(run) if event.result is None else None, {}
+        with UNSEEN:
+            said = mapping.agent_end(event.result)
+        self._end(run, error, **said)
 
     def _orchestrator_begins(self, event: Any) -> None:
         run = Run(event.source, event.invocation_state)
@@ -198,9 +201,13 @@ class Observation:
     def _taken(self, source: Any, state: Any) -> Run | None:
         run = self._runs.pop((id(source), id(state)), None)
         if run is None:  # some of the events come with a state of their own
-            key = next((key for key in reversed(self._runs) if self._runs[key].source is source), None)
-            run = None if key is None else self._runs.pop(key)
+            key = next((key for key, run in reversed(self._open_runs()) if run.source is source), None)
+            run = None if key is None else self._runs.pop(key, None)
         return run
+
+    def _open_runs(self) -> list[tuple[tuple[int, int], Run]]:
+        """Those of now: in other threads, runs begin and end meanwhile."""
+        return list(self._runs.items())
 
     def _run_of(self, signal: Any, state: Any) -> Run | None:
         """The run of the agent that has this signal of its own and, if it runs several times at once, this state."""
@@ -210,12 +217,12 @@ class Observation:
         run = self._runs.get((id(agent), id(state)))
         if run is not None and getattr(agent, "_cancel_signal", None) is signal:
             return run
-        found = [run for run in self._runs.values() if getattr(run.source, "_cancel_signal", None) is signal]
+        found = [run for _, run in self._open_runs() if getattr(run.source, "_cancel_signal", None) is signal]
         return next((run for run in found if run.state is state), found[-1] if found else None)
 
     def _orchestrator_of(self, executor: Any, state: Any) -> Run | None:
         """The graph or swarm that has this agent as a node and has handed it its own state."""
-        for run in reversed(self._runs.values()):
+        for _, run in reversed(self._open_runs()):
             nodes = getattr(run.source, "nodes", None)
             if run.state is state and nodes and any(node.executor is executor for node in nodes.values()):
                 return run

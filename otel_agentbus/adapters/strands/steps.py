@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from typing import Any
 
@@ -116,12 +116,23 @@ class ModelCall(Steps):
         """A chunk, or what the model call came to."""
         chunk = event.get("event")
         if isinstance(chunk, Mapping):
-            if isinstance(self.block, LlmBlock) and any(key in chunk for key in _FIRST):
-                self.block.first_chunk()
+            self._hear(chunk)
         elif "stop" in event:
             answered = self._model_state.get("response_id")
             response_id = answered if answered != self._answered else None
-            self.end(None, response_id=response_id, **mapping.llm_end(event["stop"]))
+            said = {}
+            with UNSEEN:
+                said = mapping.llm_end(event["stop"])
+            self.end(None, response_id=response_id, **said)
+
+    def _hear(self, chunk: Mapping[str, Any]) -> None:
+        if not isinstance(self.block, LlmBlock):
+            return
+        if any(key in chunk for key in _FIRST):
+            self.block.first_chunk()
+        used = (chunk.get("metadata") or {}).get("usage")
+        if used and any(used.values()):  # it holds even if the stream fails, or is left, before its end
+            self.block.record(**mapping.usage(used))
 
 
 class ToolCalling(Steps):
@@ -173,15 +184,20 @@ class ToolBody(Steps):
         """Nothing: the hook events end the call."""
 
 
-async def stepwise(generator: AsyncGenerator[Any, None], steps: Steps) -> AsyncGenerator[Any, None]:
-    """What the generator yields, with what `steps` has begun current inside it and never outside."""
+async def stepwise(stream: AsyncIterable[Any], steps: Steps) -> AsyncGenerator[Any, None]:
+    """What the stream yields, with what `steps` has begun current inside it and never outside.
+
+    It is a generator of Strands', or whatever somebody else's wrap has made of that.
+    """
     error: BaseException | None = GeneratorExit()
+    close: Callable[[], Awaitable[None]] | None = getattr(stream, "aclose", None)
     try:
+        iterator = aiter(stream)
         while True:
             with UNSEEN:
                 steps.enter()
             try:
-                event = await generator.__anext__()
+                event = await anext(iterator)
                 with UNSEEN:
                     steps.saw(event)
             except StopAsyncIteration:
@@ -196,7 +212,8 @@ async def stepwise(generator: AsyncGenerator[Any, None], steps: Steps) -> AsyncG
         raise
     finally:
         try:
-            await generator.aclose()
+            if close is not None:
+                await close()
         finally:
             with UNSEEN:
                 steps.end(error)
