@@ -249,8 +249,8 @@ class Bus:
         return self._shut_down(time.monotonic(), self.settings.exit_timeout if timeout is None else timeout)
 
     def _shut_down(self, now: float, timeout: float) -> bool:
-        self._drain(now, timeout * BRIDGES_SHARE / 4, SpanBridge.flush)
-        self._bridges.end_forgotten()
+        if self._drain(now, timeout * BRIDGES_SHARE / 4, SpanBridge.flush):
+            self._bridges.end_forgotten()
         done = self._drain(now, timeout * BRIDGES_SHARE, SpanBridge.close, last=True)
         if self.settings.summary:
             self.accounting.print_summary(sum(self.health()["events"]["dropped"].values()))

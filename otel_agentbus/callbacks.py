@@ -76,18 +76,13 @@ class OpenBlocks:
         entry = self._open.pop(key, None)
         if entry is None:
             return None
-        block = entry.block
-        if not entry.joined:
-            said = {name: value for name, value in fields.items() if value is not None}
-            if said:
-                block.record(**said)
-            if entry.home is None:
-                block.end(error)
-            else:
-                entry.home.run(block.end, error)
-        if entry.leave is not None:
-            entry.leave()
-        return block
+        if entry.before is not None:  # begun under the same id, and still open
+            self._open[key] = entry.before
+        said = {name: value for name, value in fields.items() if value is not None}
+        if said and not entry.joined:
+            entry.block.record(**said)
+        entry.end(error)
+        return entry.block
 
     def off(self) -> None:
         """Begin nothing new any more, but for what belongs to what is open."""
@@ -95,14 +90,22 @@ class OpenBlocks:
 
     def _keep(self, key: Hashable, entry: _Open) -> None:
         while len(self._open) >= self._most:
-            self._open.pop(next(iter(self._open), None), None)
+            forgotten = self._open.pop(next(iter(self._open), None), None)
+            while forgotten is not None:
+                forgotten.end(Forgotten())
+                forgotten = forgotten.before
+        entry.before = self._open.pop(key, None)
         self._open[key] = entry
 
 
-class _Open:
-    """One block, where it lives, and how this place becomes again what it was."""
+class Forgotten(BaseException):
+    """How a block ends whose end never came: it is no `Exception`, so it is no error."""
 
-    __slots__ = ("block", "home", "joined", "leave")
+
+class _Open:
+    """One block, where it lives, how this place becomes again what it was, and what had its id before it."""
+
+    __slots__ = ("before", "block", "home", "joined", "leave")
 
     def __init__(
         self,
@@ -116,6 +119,17 @@ class _Open:
         self.leave = leave
         self.home = home
         self.joined = joined
+        self.before: _Open | None = None
+
+    def end(self, error: BaseException | None) -> None:
+        """End the block, if it is not another's, and make this place what it was."""
+        if not self.joined:
+            if self.home is None:
+                self.block.end(error)
+            else:
+                self.home.run(self.block.end, error)
+        if self.leave is not None:
+            self.leave()
 
 
 def hold(block: Block) -> Callable[[], None]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from .blocks import _NEW, _NOWHERE, Block, _failed, clock, recordable_in
 from .errors import BudgetExceeded
 from .events import Event, LlmRequest, LlmResponse, Outcome, ToolCall, ToolCallStart
-from .invocation import Boundary, Frame, Invocation, mint_call_id, text, tool_call_name
+from .invocation import Boundary, Frame, Invocation, mint_call_id, own_id, text, tool_call_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -128,7 +128,7 @@ class LlmBlock(CallBlock):
         parameters: dict[str, Any] | None,
         attributes: dict[str, Any],
     ) -> None:
-        _begin(self, "" if call_id is None else text(call_id), provider, model, attributes)
+        _begin(self, "" if call_id is None else own_id(text(call_id)), provider, model, attributes)
         self._run = run
         self._within = None
         self._first_chunk = None
@@ -243,7 +243,7 @@ class ToolBlock(CallBlock):
         arguments: Any = None,
         **attributes: Any,
     ) -> None:
-        _begin(self, "" if tool_call_id is None else text(tool_call_id), None, None, attributes)
+        _begin(self, "" if tool_call_id is None else own_id(text(tool_call_id)), None, None, attributes)
         self._run = run
         self._within = None
         self.name = text(name)

@@ -238,6 +238,11 @@ def enclosing() -> Frame | None:
     return living if frame is living or frame is None or frame.owner == owner() else ended
 
 
+def own_id(id: str) -> str:
+    """An id given for something of ours, which none may be that names a span of others' (see `telemetry/ids`)."""
+    return id if id[-22:-16] != "@span:" else f"{id[:-22]}@span-{id[-16:]}"
+
+
 def topmost() -> Frame | None:
     """What is set as current here, whether or not it has ended: for whoever will put it back with `make_current`."""
     return _current.get()

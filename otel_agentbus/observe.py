@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .blocks import Block, install, installed, recordable_in, stream
 from .calls import LlmBlock, ToolBlock, is_elsewhere
 from .events import AgentEnd, AgentStart, Event
-from .invocation import Boundary, Frame, Invocation, owner, text
+from .invocation import Boundary, Frame, Invocation, own_id, owner, text
 from .runtime import Runtime, Tracing
 
 if TYPE_CHECKING:
@@ -73,6 +73,8 @@ class AgentBlock(Block):
 
     def _place(self, frame: Frame | None) -> None:
         given: dict[str, Any] = {key: text(value) for key, value in self._given.items() if value is not None}
+        if "invocation_id" in given:
+            given["invocation_id"] = own_id(given["invocation_id"])
         self.owner = owner()
         caller = None if frame is None else frame.invocation
         given_id = given.pop("invocation_id", None)

@@ -165,6 +165,7 @@ def test_ends_that_never_come_cost_a_bounded_memory(seen: testing.Captured) -> N
     for number in range(10):
         blocks.begin(number, agent(f"a{number}"), current=False)
     assert len(blocks) == 3
+    assert len([event for event in seen.events if event.kind == "agent.end"]) == 7
     assert blocks.get(6) is None
     assert blocks.get(7) is not None
 
@@ -192,3 +193,27 @@ def test_parallel_tasks_each_have_their_own(seen: testing.Captured) -> None:
         └─ execute_tool b
            └─ invoke_agent in b
     """)
+
+
+def test_an_id_that_begins_twice_is_two_blocks_and_both_end(seen: testing.Captured) -> None:
+    blocks = OpenBlocks()
+    blocks.begin("call", tool("first"))
+    blocks.begin("call", tool("second"))
+    assert blocks.end("call") is not None
+    assert blocks.end("call") is not None
+    assert blocks.end("call") is None
+    assert current() is None
+    seen.assert_tree("""
+        execute_tool first
+        └─ execute_tool second
+    """)
+
+
+def test_what_is_forgotten_ends_as_cancelled_and_is_current_no_more(seen: testing.Captured) -> None:
+    blocks = OpenBlocks(most=1)
+    blocks.begin("old", agent("old"))
+    blocks.begin("new", agent("new"), current=False)
+    assert current() is None
+    blocks.end("new")
+    ends = {event.agent: getattr(event, "outcome", None) for event in seen.events if event.kind == "agent.end"}
+    assert ends == {"old": "cancelled", "new": "ok"}

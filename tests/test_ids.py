@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otel_agentbus.telemetry.ids import Ids, call_of, digest
+import otel_agentbus as agentbus
+from otel_agentbus import testing
+from otel_agentbus.telemetry.ids import Ids, call_of, digest, exported_elsewhere
 from otel_agentbus.telemetry.origin import Origin, read_origin
 
 VECTORS: list[dict[str, Any]] = json.loads((Path(__file__).parent / "vectors" / "ids-v1.json").read_text("utf-8"))
@@ -129,3 +131,28 @@ def test_what_is_no_traceparent_says_nothing(text: str | None) -> None:
 def test_unknown_flag_bits_are_dropped() -> None:
     origin = read_origin("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-ff")
     assert origin == Origin(0x4BF92F3577B34DA6A3CE929D0E0E4736, 0x00F067AA0BA902B7, 3)
+
+
+FORGED = "call_1@span:00f067aa0ba902b7"
+
+
+def test_an_id_that_a_model_or_a_user_chooses_cannot_name_a_span_of_others() -> None:
+    """Only what was read of others' spans has ids that name those (see `telemetry/ids`)."""
+    with testing.capture() as seen:
+        with (
+            agentbus.agent("planner", invocation_id=FORGED) as run,
+            run.tool("search", tool_call_id=FORGED) as tool,
+            agentbus.llm("m", call_id=FORGED),
+        ):
+            pass
+        assert (run.id, tool.id) == ("call_1@span-00f067aa0ba902b7", "call_1@span-00f067aa0ba902b7")
+        seen.assert_tree("""
+            invoke_agent planner
+            └─ execute_tool search
+               └─ chat m
+        """)
+
+
+@pytest.mark.parametrize("digits", ["00f067aa0ba902b ", "00F067AA0BA902B7", "0000000000000000", "00f067aa0ba902b"])
+def test_what_is_no_span_id_names_no_span(digits: str) -> None:
+    assert exported_elsewhere(f"call@span:{digits}") == 0

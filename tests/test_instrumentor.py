@@ -42,15 +42,15 @@ def test_it_is_found_by_its_entry_point() -> None:
     assert found.load() is AgentBusInstrumentor
 
 
-def test_it_is_on_until_it_is_switched_off() -> None:
+async def test_it_is_on_until_it_is_switched_off() -> None:
     with testing.capture() as seen:
         AgentBusInstrumentor().instrument(skip_dep_check=True)
         try:
             assert set(adapters.active()) >= {"pydantic-ai"}
-            Agent(TestModel(custom_output_text="done"), name="clerk").run_sync("go")
+            await Agent(TestModel(custom_output_text="done"), name="clerk").run("go")
         finally:
             AgentBusInstrumentor().uninstrument()
-        Agent(TestModel(custom_output_text="done"), name="later").run_sync("go")
+        await Agent(TestModel(custom_output_text="done"), name="later").run("go")
     assert adapters.active() == {}
     seen.assert_tree("""
         invoke_agent clerk

@@ -193,9 +193,18 @@ def test_a_provider_that_cannot_be_hashed_is_used_like_any_other() -> None:
         """
         import json
         from dataclasses import dataclass
-        from opentelemetry import trace
+        from opentelemetry import metrics, trace
+        from opentelemetry.sdk.metrics import MeterProvider
+        from opentelemetry.sdk.metrics.export import InMemoryMetricReader
         from opentelemetry.sdk.trace import TracerProvider
         import otel_agentbus as agentbus
+
+        @dataclass
+        class Meters(metrics.MeterProvider):
+            provider: MeterProvider
+
+            def get_meter(self, *given, **named):
+                return self.provider.get_meter(*given, **named)
 
         @dataclass
         class Proxy(trace.TracerProvider):
@@ -205,14 +214,18 @@ def test_a_provider_that_cannot_be_hashed_is_used_like_any_other() -> None:
                 return self.provider.get_tracer(*given, **named)
 
         trace.set_tracer_provider(Proxy(TracerProvider()))
-        with agentbus.connect() as bus, agentbus.agent("planner") as run:
-            valid = run.span.get_span_context().is_valid
-        print(json.dumps(valid))
+        reader = InMemoryMetricReader()
+        metrics.set_meter_provider(Meters(MeterProvider([reader])))
+        for _ in range(2):
+            with agentbus.connect() as bus, agentbus.agent("planner") as run:
+                valid = run.span.get_span_context().is_valid
+        told = reader.get_metrics_data().to_json()
+        print(json.dumps([valid, told.count('"agentbus.agent.runs"')]))
         """,
         AGENTBUS_SET_GLOBAL="1",
         OTEL_EXPORTER_OTLP_ENDPOINT="http://localhost:1",
     )
-    assert found is True
+    assert found == [True, 1]
 
 
 def test_providers_that_the_application_sets_later_are_found_by_looking_again() -> None:

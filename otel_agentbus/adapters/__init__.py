@@ -102,7 +102,7 @@ class Instrumented:
         """Have this framework observed now if the program has imported it, else as soon as it does."""
         watch = ADAPTERS[name].watch
         if _is_imported(watch):
-            if ADAPTERS[name].is_it(sys.modules[watch]):
+            if _is_it(name, sys.modules[watch]):
                 self._switch_on_if_whole(name)
             return
         with _lock:
@@ -127,9 +127,17 @@ def _is_imported(module: str) -> bool:
     return found is not None and not getattr(getattr(found, "__spec__", None), "_initializing", False)
 
 
+def _is_it(name: str, module: ModuleType) -> bool:
+    try:
+        return ADAPTERS[name].is_it(module)
+    except Exception:  # noqa: BLE001 - this is the program's own import, and its packages may be changing under it
+        _log.warning("%s cannot be observed: what is installed of it cannot be read", name, exc_info=True)
+        return False
+
+
 def _imported(name: str, module: ModuleType) -> None:
     """The program has just imported this framework, or something of its own that has the same name."""
-    if not ADAPTERS[name].is_it(module):
+    if not _is_it(name, module):
         return
     with _lock:
         waiting = _waiting.pop(name, [])

@@ -72,16 +72,15 @@ class Ids:
 
 
 _ELSEWHERE = "@span:"
+_DIGITS = frozenset("0123456789abcdef")
 
 
 def exported_elsewhere(id: str) -> int:
     """The span that somebody else exports of the run or call with this id; 0 where the span is ours."""
     if id[-22:-16] != _ELSEWHERE:
         return 0
-    try:
-        return int.from_bytes(bytes.fromhex(id[-16:]), "big")
-    except ValueError:
-        return 0
+    digits = id[-16:]
+    return int(digits, 16) if _DIGITS.issuperset(digits) else 0
 
 
 def call_of(parent_call_id: str) -> tuple[SpanKindName, str]:

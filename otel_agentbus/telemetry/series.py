@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from threading import RLock
 from typing import Any, Generic, TypeVar
-from weakref import WeakKeyDictionary
+from weakref import ref
 
 from opentelemetry.metrics import CallbackOptions, Histogram, MeterProvider, Observation
 
@@ -321,7 +321,8 @@ class Instruments:
         return [Observation(self.overflowed)] if self.overflowed else []
 
 
-_opened: WeakKeyDictionary[MeterProvider, Instruments] = WeakKeyDictionary()
+#: By the provider's id, with the provider: Logfire's cannot be hashed.
+_opened: dict[int, tuple[ref[MeterProvider], Instruments]] = {}
 _opened_lock = RLock()
 
 
@@ -330,7 +331,9 @@ def instruments_of(provider: MeterProvider | Instruments) -> Instruments:
     if isinstance(provider, Instruments):
         return provider
     with _opened_lock:
-        made = _opened.get(provider)
-        if made is None:
-            made = _opened[provider] = Instruments(provider)
-        return made
+        for gone in [id for id, (its, _) in _opened.items() if its() is None]:
+            del _opened[gone]
+        found = _opened.get(id(provider))
+        if found is None:
+            found = _opened[id(provider)] = ref(provider), Instruments(provider)
+        return found[1]

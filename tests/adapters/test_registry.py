@@ -219,6 +219,24 @@ print(rq.mine, found.names, adapters.instrument("auto").names)
     assert printed_by(program) == "True () ()"
 
 
+def test_an_import_goes_well_where_the_installed_package_cannot_be_read() -> None:
+    program = """
+import logging, sys
+logging.basicConfig(stream=sys.stdout, format="%(message)s")
+logging.raiseExceptions = False
+import importlib.metadata
+from otel_agentbus import adapters
+found = adapters.instrument("auto")
+def gone(name): raise importlib.metadata.PackageNotFoundError(name)
+importlib.metadata.distribution = gone
+import rq
+print(rq.__name__, found.names)
+"""
+    lines = printed_by(program).splitlines()
+    assert lines[0] == "rq cannot be observed: what is installed of it cannot be read"
+    assert lines[-1] == "rq ()"
+
+
 def test_auto_may_stand_beside_a_name() -> None:
     with adapters.instrument("auto", "rq") as found:
         assert found.names[0] == "rq"
