@@ -49,6 +49,7 @@ import otel_agentbus as agentbus
 from otel_agentbus import Budget, BudgetExceeded, adapters, testing
 from otel_agentbus.adapters.crewai import Listener, instrument, listening, mapping, messages
 from otel_agentbus.adapters.losses import losses
+from otel_agentbus.events import AgentEnd, AgentStart
 
 from .shape import assert_outline, outline, program
 
@@ -604,8 +605,8 @@ def test_what_tools_and_flows_are_given_and_give_is_told_as_json(seen: testing.C
     seen.bus.flush()
     assert list(result["numbers"]) == [1, 2]
     flow = [event for event in seen.events if getattr(event, "agent", None) == "Days"]
-    assert [event.input for event in flow if event.kind == "agent.start"] == [{"from": "2026-01-01"}]
-    assert [event.output for event in flow if event.kind == "agent.end"] == [
+    assert [event.input for event in flow if isinstance(event, AgentStart)] == [{"from": "2026-01-01"}]
+    assert [event.output for event in flow if isinstance(event, AgentEnd)] == [
         {"day": "2026-01-02", "numbers": "list_iterator"}
     ]
 

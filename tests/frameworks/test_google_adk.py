@@ -15,7 +15,7 @@ from contextlib import aclosing, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import date
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 from google.adk.agents import BaseAgent, LlmAgent, LoopAgent, ParallelAgent, SequentialAgent
@@ -81,7 +81,7 @@ def found_now() -> dict[str, Any]:
 
 UNTOUCHED = found_now()
 
-Answer = LlmResponse | list[LlmResponse] | BaseException | Callable[[], LlmResponse]
+Answer: TypeAlias = "LlmResponse | list[LlmResponse] | BaseException | Callable[[], LlmResponse]"
 
 
 class Scripted(BaseLlm):

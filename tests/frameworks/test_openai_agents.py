@@ -896,7 +896,7 @@ async def test_results_that_json_cannot_say_end_their_calls_all_the_same(
     result = await Runner.run(Agent(name="a", model=model(fakes, "m", script), tools=[strange]), "Go")
     assert result.final_output == "ok"
     first, second, third = (call.result for call in of(seen, ToolCall))
-    assert (str(first).strip("[]"), second, third) == ("'<list>'", "nan", {"a": ["inf"]})
+    assert (str(first).strip("[]"), second, third) == ("'list'", "nan", {"a": ["inf"]})
 
 
 # -- budgets -----------------------------------------------------------------------------------------------------------

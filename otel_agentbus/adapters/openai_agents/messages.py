@@ -7,12 +7,12 @@ their texts and does not copy them. Files, pictures and sound are named, never i
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from agents import ToolOutputFileContent, ToolOutputImage
-from pydantic_core import to_jsonable_python
+
+from ..plain import plain as as_json
 
 Part = dict[str, Any]
 
@@ -155,21 +155,9 @@ def plain(result: Any, levels: int = _LEVELS) -> Any:
         return _file(result, "image" if isinstance(result, ToolOutputImage) else "file")
     if isinstance(result, bytes):
         return {"type": "blob", "bytes": len(result)}
-    try:
-        if isinstance(result, (list, tuple)) and levels:
-            return [plain(each, levels - 1) for each in result]
-        return _finite(to_jsonable_python(result, fallback=str))
-    except Exception:  # noqa: BLE001 - a cycle, or a broken __str__ of the program's
-        return f"<{type(result).__qualname__}>"
-
-
-def _finite(value: Any) -> Any:
-    """The same with text for the numbers that JSON has no digits for."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
-    return [_finite(each) for each in value] if isinstance(value, list) else value
+    if isinstance(result, (list, tuple)) and levels:
+        return [plain(each, levels - 1) for each in result]
+    return as_json(result)
 
 
 def _get(thing: Any, name: str) -> Any:

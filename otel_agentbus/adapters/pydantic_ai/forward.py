@@ -36,10 +36,10 @@ from pydantic_ai.messages import (
 )
 from pydantic_ai.run import AgentRunResult
 from pydantic_ai.tools import RunContext
-from pydantic_core import to_jsonable_python
 
 from ...blocks import describe
 from ..losses import Shielded
+from ..plain import plain
 from .mapping import cause_of
 from .outbox import Outbox, Publish
 
@@ -221,10 +221,7 @@ def _plain(result: Any) -> Any:
         result = result.return_value
     if isinstance(result, BinaryContent):
         return {"media_type": result.media_type, "bytes": len(result.data)}
-    try:
-        return to_jsonable_python(result, fallback=str)
-    except Exception:  # noqa: BLE001 - a cycle, or a broken __str__ of the program's
-        return f"<{type(result).__qualname__}>"
+    return plain(result)
 
 
 async def trace_agent(
