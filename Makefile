@@ -68,7 +68,7 @@ types: $(VENV)/dev.stamp ## mypy, strict, package and tests
 imports: $(VENV)/dev.stamp ## the import contract: data flows one way
 	$(RUN)/lint-imports
 
-check: lint types imports ## all that needs no run
+check: lint types imports site ## all that needs no run
 
 test-frameworks: $(VENV)/dev.stamp ## every adapter with its framework, each where that is installed
 	$(RUN)/python -m tests.frameworks
