@@ -337,7 +337,8 @@ def test_processes_that_write_at_once_keep_within_the_bound(others: Others) -> N
     watching.join()
     for kept, pending, dropped, reasons in told:
         assert (kept, int(kept) + int(dropped), reasons) == (pending, 4500, "{'full'}")
-    assert bound // 2 < most <= bound + 3 * 1000  # the sizes were not taken at one moment: a record more for each
+    # The sizes were not taken at one moment: each may have dropped a segment, and written, since its files were seen.
+    assert bound // 2 < most <= bound + 3 * 8000
 
 
 def test_a_look_at_a_writer_does_not_keep_another_from_claiming_it(tmp_path: Path) -> None:
