@@ -21,6 +21,9 @@ from .environments import ROOT, Environment, NotReady
 LOCKS = tuple(ROOT / "requirements" / f"{name}.txt" for name in ("build", "run", "dev"))
 TESTS = ("streams*", "lineage*", "invocation", "processes", "task_groups")
 OLDEST = (3, 11)
+#: These start no thread at exit: what a process has not begun to send by then waits on disk for the next one, so that
+#: tests of what has arrived from short processes depend on the machine's speed.
+HASTY = {(3, 12, 0), (3, 12, 1)}
 #: What a Python says of itself: a CPython with the GIL (the locks hold no wheels for others), its version, its program.
 ASK = """
 import json, platform, sys, sysconfig
@@ -75,7 +78,8 @@ def _ask(program: str) -> Python | None:
 
 def test(python: Python, options: Sequence[str]) -> bool:
     """Run the tests with it; whether all went well."""
-    tests = sorted(str(file.relative_to(ROOT)) for name in TESTS for file in (ROOT / "tests").glob(f"test_{name}.py"))
+    names = [name for name in TESTS if name != "processes" or python.version not in HASTY]
+    tests = sorted(str(file.relative_to(ROOT)) for name in names for file in (ROOT / "tests").glob(f"test_{name}.py"))
     environment = python.environment
     environment.make_ready()
     return environment.test(tests, ["-n", "2", *options])
