@@ -141,7 +141,7 @@ def test_a_queue_that_is_full_at_the_exit_is_on_disk_in_time(
         assert Troupe(tmp_path, settings, f"{name}-next", 1, linger=60.0).wait(90).code == 0
     assert waiting == [SPANS]
     assert_arrived(jaeger, name)
-    assert took < EXIT_S + 1.0  # half a second is an interpreter's end; the machine is shared
+    assert took < EXIT_S + 2.0  # half a second is an interpreter's end; the machine is shared, and busy
 
 
 @pytest.mark.parametrize("sync", ["event", "batch"])
@@ -152,7 +152,7 @@ def test_what_an_exit_in_the_middle_of_a_burst_leaves_is_recovered(
     name = f"burst-{uuid.uuid4().hex[:8]}"
     settings = settings_for(collector.otlp_http_endpoint, tmp_path)
     settings |= {"AGENTBUS_JOURNAL": str(tmp_path / "journal"), "AGENTBUS_JOURNAL_SYNC": sync}
-    assert leave(name, "bolt", settings) < EXIT_S + 1.0
+    assert leave(name, "bolt", settings) < EXIT_S + 2.0
     recover = [sys.executable, "-m", "otel_agentbus", "recover"]
     done = subprocess.run(recover, cwd=ROOT, env=environment(settings), timeout=120, check=False)
     assert done.returncode == 0
