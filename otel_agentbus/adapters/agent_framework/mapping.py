@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -11,6 +10,7 @@ from agent_framework import Message
 
 from ... import observe
 from ...observe import AgentBlock, LlmBlock, ToolBlock
+from ..plain import structured
 
 #: Requests' settings by our names; the framework's options have these, and their providers' own beside them.
 _PARAMETERS: Mapping[str, str] = {
@@ -295,16 +295,6 @@ def _response(result: Any) -> Any:
         found = [item.text for item in result if item.type == "text"]
         return found[0] if len(found) == 1 else found
     return without_binary(structured(result))
-
-
-def structured(value: Any) -> Any:
-    """A JSON text of an object or a list as what it says, so that single keys can be redacted; all else as it is."""
-    if isinstance(value, str) and value[:1] in ("{", "["):
-        try:
-            return json.loads(value)
-        except (ValueError, RecursionError):
-            return value
-    return value
 
 
 def without_binary(value: Any) -> Any:

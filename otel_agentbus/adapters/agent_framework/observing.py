@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from ...blocks import Block
 from ...callbacks import hold
 from ...invocation import current, top
 from ...observe import ToolBlock
+from ..tool_ids import ToolCallIds
 from ..wrapping import Function, wrap
 from . import mapping
 from .streams import UNSEEN, Following
@@ -28,15 +28,7 @@ class Run:
 
     def __init__(self) -> None:
         self.conversation = mapping.Conversation()
-        self._tool_ids: Counter[str] = Counter()
-
-    def tool_call_id(self, given: str | None) -> str | None:
-        """The model's id of a tool call, numbered from its second use on: a call that is made again has the same."""
-        if not given:
-            return None
-        self._tool_ids[given] += 1
-        used = self._tool_ids[given]
-        return given if used == 1 else f"{given}#{used}"
+        self.tool_call_id = ToolCallIds()
 
 
 class Call:

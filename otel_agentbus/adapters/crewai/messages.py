@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ..plain import structured
 from .scopes import Asked
 
 #: Parts of a message's content that have a text, by the names that providers give them.
@@ -100,7 +101,7 @@ def _part(part: Any) -> Iterator[dict[str, Any]]:
 
 
 def _call(id: Any, name: Any, arguments: Any) -> dict[str, Any]:
-    return {"type": "tool_call", "id": id or None, "name": name, "arguments": _structured(arguments)}
+    return {"type": "tool_call", "id": id or None, "name": name, "arguments": structured(arguments)}
 
 
 def _text(content: str) -> dict[str, Any]:
@@ -109,16 +110,6 @@ def _text(content: str) -> dict[str, Any]:
 
 def _message(role: str, parts: list[Any]) -> dict[str, Any]:
     return {"role": role, "parts": parts}
-
-
-def _structured(arguments: Any) -> Any:
-    """A JSON text of an object as what it says, so that single keys can be redacted."""
-    if isinstance(arguments, str) and arguments[:1] == "{":
-        try:
-            return json.loads(arguments)
-        except (ValueError, RecursionError):
-            return arguments
-    return arguments
 
 
 def _unquoted(value: Any) -> Any:

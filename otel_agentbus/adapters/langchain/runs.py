@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import weakref
-from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -16,6 +15,7 @@ from ...callbacks import MOST, hold
 from ...events import Event
 from ...invocation import top
 from ..losses import Shielded
+from ..tool_ids import ToolCallIds
 from .messages import Conversation
 from .places import Place, hold_here, is_context_of
 
@@ -27,15 +27,7 @@ class Scene:
 
     def __init__(self) -> None:
         self.conversation = Conversation()
-        self._tool_ids: Counter[str] = Counter()
-
-    def tool_call_id(self, given: Any) -> str | None:
-        """The model's id of a tool call, numbered from its second use on: some models give the same one again."""
-        if not isinstance(given, str) or not given:
-            return None
-        self._tool_ids[given] += 1
-        used = self._tool_ids[given]
-        return given if used == 1 else f"{given}#{used}"
+        self.tool_call_id = ToolCallIds()
 
 
 class Run:

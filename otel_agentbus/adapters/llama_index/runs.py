@@ -6,13 +6,13 @@ are started by neither; so each step holds its run itself.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from ... import observe
 from ...events import DomainEvent
 from ..losses import Shielded
+from ..tool_ids import ToolCallIds
 from .kinds import kind_of, model_of, provider_of
 from .mapping import attribute, conversation_of, outcome, plain, question
 from .places import Places, Span
@@ -27,7 +27,6 @@ class Run(Span):
 
     __slots__ = (
         "_failure",
-        "_ids",
         "_places",
         "_team",
         "_told",
@@ -36,6 +35,7 @@ class Run(Span):
         "cancelled",
         "instance",
         "is_agents",
+        "tool_call_id",
     )
 
     def __init__(self, id: str, parent: Span | None, instance: Any, places: Places, *, told: bool) -> None:
@@ -53,7 +53,7 @@ class Run(Span):
         self._told = told
         self._turns = 0
         self._failure: BaseException | None = None
-        self._ids: Counter[str] = Counter()
+        self.tool_call_id = ToolCallIds()
 
     @property
     def block_id(self) -> str | None:
@@ -80,14 +80,6 @@ class Run(Span):
         place = f"{self.id} {self._turns}"
         self._places.begin(place, _agent_block(self._team[name]), under=self.id, held=False)
         self.agent = (name, place)
-
-    def tool_call_id(self, given: Any) -> str | None:
-        """The id of a tool call, made one of its own where models give the same again, or a step is repeated."""
-        if not isinstance(given, str) or not given:
-            return None
-        self._ids[given] += 1
-        number = self._ids[given]
-        return given if number == 1 else f"{given}#{number}"
 
     def failed(self, error: BaseException) -> None:
         """A step has failed; older versions do not tell it of the run."""

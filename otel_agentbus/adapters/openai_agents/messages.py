@@ -6,13 +6,13 @@ their texts and does not copy them. Files, pictures and sound are named, never i
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from agents import ToolOutputFileContent, ToolOutputImage
 
 from ..plain import plain as as_json
+from ..plain import structured
 
 Part = dict[str, Any]
 
@@ -139,16 +139,6 @@ def _call(id: Any, name: Any, arguments: Any) -> Part:
     return {"type": "tool_call", "id": id, "name": name, "arguments": structured(arguments)}
 
 
-def structured(text: Any) -> Any:
-    """A JSON text of an object or a list as what it says, so that single keys can be redacted; all else as it is."""
-    if isinstance(text, str) and text[:1] in ("{", "["):
-        try:
-            return json.loads(text)
-        except (ValueError, RecursionError):
-            return text
-    return text
-
-
 def plain(result: Any, levels: int = _LEVELS) -> Any:
     """A tool's result or a run's output as JSON can say it; files are named, never included."""
     if isinstance(result, (ToolOutputImage, ToolOutputFileContent)):
@@ -164,4 +154,4 @@ def _get(thing: Any, name: str) -> Any:
     return thing.get(name) if isinstance(thing, dict) else getattr(thing, name, None)
 
 
-__all__ = ["answer", "calls_tools", "chat_answer", "conversation", "plain", "structured"]
+__all__ = ["answer", "calls_tools", "chat_answer", "conversation", "plain"]

@@ -7,7 +7,6 @@ goes on being called, at the same place and in the same task.
 from __future__ import annotations
 
 import inspect
-from collections import Counter
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from agents import RunHooks
 from agents.lifecycle import RunHooksBase
 
 from ..losses import Shielded
+from ..tool_ids import ToolCallIds
 from . import mapping, messages
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Run:
         self.root: str | None = None
         self.entered = False
         self.answered = False
-        self._tool_ids: Counter[str] = Counter()
+        self.tool_call_id = ToolCallIds()
 
     @property
     def content(self) -> bool:
@@ -68,14 +68,6 @@ class Run:
             if isinstance(id, str) and id:
                 return id
         return None
-
-    def tool_call_id(self, given: Any) -> str | None:
-        """The model's id of a tool call, numbered from its second use on: some models give the same one again."""
-        if not isinstance(given, str) or not given:
-            return None
-        self._tool_ids[given] += 1
-        used = self._tool_ids[given]
-        return given if used == 1 else f"{given}#{used}"
 
 
 #: The call of the Runner that goes on here; its tasks and its tools' threads inherit it.

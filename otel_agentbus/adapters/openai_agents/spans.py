@@ -25,6 +25,7 @@ from ...callbacks import OpenBlocks
 from ...events import DomainEvent
 from ...observe import LlmBlock
 from ..losses import Shielded
+from ..plain import structured
 from . import mapping, messages
 from .calls import MAX_TURNS, Call, Kept, failure_of
 from .mapping import Asked
@@ -292,7 +293,7 @@ class Observer(TracingProcessor):
 
     def _begin_tool(self, span: Span[Any], call_id: Any, arguments: Any, *, current: bool) -> None:
         run = current_run.get()
-        given = messages.structured(arguments) if run is None or run.content else None
+        given = structured(arguments) if run is None or run.content else None
         id = call_id if run is None else run.tool_call_id(call_id)
         block = observe.tool(span.span_data.name, tool_call_id=id, arguments=given)
         self.blocks.begin(span.span_id, block, parent=span.parent_id, current=current)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from contextvars import ContextVar
@@ -16,6 +15,7 @@ from pydantic_ai.models.instrumented import InstrumentationSettings
 
 from ... import observe
 from ...observe import AgentBlock, LlmBlock, ToolBlock
+from ..plain import structured
 
 if TYPE_CHECKING:
     from pydantic_ai.models import ModelRequestContext
@@ -165,16 +165,6 @@ def cause_of(error: BaseException) -> BaseException:
     if isinstance(error, (ToolRetryError, ToolFailedError)) and error.__cause__ is not None:
         return error.__cause__
     return error
-
-
-def structured(text: Any) -> Any:
-    """A JSON text of an object or a list as what it says, so that single keys can be redacted; all else as it is."""
-    if isinstance(text, str) and text[:1] in ("{", "["):
-        try:
-            return json.loads(text)
-        except (ValueError, RecursionError):
-            return text
-    return text
 
 
 def _converter() -> InstrumentationSettings:

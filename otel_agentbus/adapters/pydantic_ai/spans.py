@@ -8,7 +8,6 @@ own tracer gets every span as ever, and its spans are the ones that are current.
 from __future__ import annotations
 
 import contextvars
-from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
@@ -32,6 +31,7 @@ from opentelemetry.trace import (
 from ...errors import BudgetExceeded
 from ...observe import Block, installed
 from ..losses import Shielded
+from ..tool_ids import ToolCallIds
 from . import mapping
 from .mapping import REQUEST_MODEL, RUN_ID, Conversation, Kind
 
@@ -55,15 +55,7 @@ class RunState:
     def __init__(self) -> None:
         self.conversation = Conversation()
         self.providers: set[str] = set()
-        self._tool_ids: Counter[str] = Counter()
-
-    def tool_call_id(self, given: Any) -> str | None:
-        """The model's id of a tool call, numbered from its second use on: some models give the same one again."""
-        if not isinstance(given, str) or not given:
-            return None
-        self._tool_ids[given] += 1
-        used = self._tool_ids[given]
-        return given if used == 1 else f"{given}#{used}"
+        self.tool_call_id = ToolCallIds()
 
 
 class ObservedSpan(Span):

@@ -8,7 +8,6 @@ generator, and never between two, when the consumer has the floor.
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from typing import Any
@@ -20,6 +19,7 @@ from ...blocks import Block
 from ...callbacks import OpenBlocks, hold
 from ...observe import LlmBlock
 from ..losses import Shielded
+from ..tool_ids import ToolCallIds
 from . import mapping
 
 UNSEEN = Shielded("something that Strands Agents did could not be observed")
@@ -29,7 +29,7 @@ _FIRST = ("contentBlockDelta", "contentBlockStart")
 class Run:
     """One run of an agent, a graph or a swarm, from its first hook event to its last."""
 
-    __slots__ = ("calls", "conversation", "handling", "node", "source", "state", "tool_ids")
+    __slots__ = ("calls", "conversation", "handling", "node", "source", "state", "tool_call_id")
 
     def __init__(self, source: Any, state: Any) -> None:
         self.source = source
@@ -41,15 +41,7 @@ class Run:
         self.handling = sys.exc_info()[1]
         #: The node of a swarm that runs now.
         self.node: str | None = None
-        self.tool_ids: Counter[str] = Counter()
-
-    def tool_call_id(self, given: Any) -> str | None:
-        """The model's id of a tool call, numbered from its second use on: a call that is retried has the same."""
-        if not isinstance(given, str) or not given:
-            return None
-        self.tool_ids[given] += 1
-        used = self.tool_ids[given]
-        return given if used == 1 else f"{given}#{used}"
+        self.tool_call_id = ToolCallIds()
 
 
 class Steps:
